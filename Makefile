@@ -1,0 +1,32 @@
+# Two commands do everything: `make demo` and `make test`. Both need only Python 3.11 and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint dashboard clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once, about half a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)   ## a pool, an outage of its upstream, a SIGKILL: nothing lost
+	@$(BIN)/celery -A tasks pool demo $(ARGS)
+
+lint: $(STAMP)   ## ruff, mypy strict, layering
+	$(BIN)/ruff check signals resilience tasks tests
+	$(BIN)/ruff format --check signals resilience tasks tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint       ## lint, types, layers, then every test
+	$(BIN)/python -m pytest $(ARGS)
+
+clean:           ## remove the environment and caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
