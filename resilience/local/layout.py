@@ -14,8 +14,9 @@ from resilience.local.errors import EmbeddedPoolError
 from resilience.local.keeper import ChildSpec
 from resilience.local.ports import LOOPBACK
 
-# Celery's command line and read/write splits would override CELERY_BROKER_URL
-_OVERRIDES = ("BROKER_URL", "RESULT_BACKEND", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+_BROKER_VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+# the defaults of `celery --broker` and `--result-backend`, which would override the variables above
+_OVERRIDES = ("BROKER_URL", "RESULT_BACKEND")
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def child_specs(
     env = {**os.environ, **layout.env}
     for name in _OVERRIDES:
         env.pop(name, None)
-    # both directions as well: an app that sets broker_write_url would otherwise publish elsewhere env |=
-    dict.fromkeys(("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"), broker_url)
-    env["CELERY_RESULT_BACKEND"] = backend_url celery = (sys.executable, "-m", "celery", "-A", layout.app)
+    # both directions as well: an app that sets broker_write_url would otherwise publish elsewhere
+    env |= dict.fromkeys(_BROKER_VARIABLES, broker_url)
+    env["CELERY_RESULT_BACKEND"] = backend_url
+    celery = (sys.executable, "-m", "celery", "-A", layout.app)
 
     def spec(name: str, *argv: str) -> ChildSpec:
         return ChildSpec(name=name, argv=(*celery, *argv), env=env, stop_grace_s=layout.stop_grace_s)

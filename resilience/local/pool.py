@@ -1,4 +1,4 @@
-"""The embedded pool: a whole Celery pool with its broker as children of this process, for a laptop, a demo, a test."""
+"""The embedded pool: a whole Celery pool with its broker as children of this process."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class EmbeddedPool:
         return self._started_dir() / "logs"
 
     def kill(self, name: str, sig: signal.Signals = signal.SIGKILL) -> None:
-        """Send `sig` to the main process of child `name` ("worker1", "redis", ...); a dead child starts again."""
+        """Send `sig` to the main process of child `name` ("worker1", "redis"); what dies is started again."""
         self._started().kill(name, sig)
 
     def members(self) -> tuple[Member, ...]:
@@ -144,8 +144,7 @@ class EmbeddedPool:
     def _start(self, deadline: float, timeout_s: float) -> None:
         if self.layout.flower:
             if self.layout.flower_port is not None:
-                require_free(self.layout.flower_port, "Flower", "give another one, or none to take a free
-                one")
+                require_free(self.layout.flower_port, "Flower", "give another, or none to take a free one")
             self._flower_port = self.layout.flower_port or free_port()
         self._data_dir = self.layout.data_dir or Path(tempfile.mkdtemp(prefix="celeriac-pool-"))
         self.log_dir.mkdir(parents=True, exist_ok=True)
@@ -261,5 +260,6 @@ def require_answer(redis_url: str, timeout_s: float = 2.0) -> None:
             client.ping()
         except redis.RedisError as error:
             raise EmbeddedPoolError(
-                f"no Redis answers at {shown} ({redact(str(error))}): start it, or leave the URL out to start one here"
+                f"no Redis answers at {shown} ({redact(str(error))}): "
+                "start it, or leave the URL out to start one here"
             ) from error

@@ -14,17 +14,18 @@ DEFAULT_EXCHANGE = "celery"  # Celery's own default for `control_exchange`
 
 
 class WorkerPing:
-    """Pings over one connection to `broker_url`; a context manager. `app` gives exchange and transport options."""
+    """Pings over a connection to `broker_url`; a context manager. `app` gives exchange and options."""
 
     def __init__(self, broker_url: str, app: Any | None = None) -> None:
-        from kombu import Connection
-        from kombu.pidbox import Mailbox
+        from kombu import connection, pidbox
 
-        options = dict(app.conf.broker_transport_options or {}) if app is not None else {} exchange =
-        app.conf.control_exchange if app is not None else DEFAULT_EXCHANGE self._connection =
-        Connection(broker_url, transport_options=options) mailbox = Mailbox(exchange, type="fanout",
-        accept=["json"], serializer="json", reply_queue_expires=10.0) self._mailbox =
-        mailbox(self._connection)
+        connect: Any = connection.Connection  # kombu's annotations are partial: strict mypy refuses the calls
+        make_mailbox: Any = pidbox.Mailbox
+        options = dict(app.conf.broker_transport_options or {}) if app is not None else {}
+        exchange = app.conf.control_exchange if app is not None else DEFAULT_EXCHANGE
+        self._connection = connect(broker_url, transport_options=options)
+        mailbox = make_mailbox(exchange, type="fanout", accept=["json"], serializer="json")
+        self._mailbox = mailbox(self._connection)
 
     def __enter__(self) -> WorkerPing:
         return self
@@ -33,6 +34,6 @@ class WorkerPing:
         self._connection.release()
 
     def answering(self, nodes: Collection[str], timeout_s: float) -> set[str]:
-        """Those of `nodes` that answered; returns at once when all did, else when none did for `timeout_s`."""
+        """Those of `nodes` that answered; returns when all did, else when none did for `timeout_s`."""
         replies = self._mailbox.call(sorted(nodes), "ping", {}, timeout=timeout_s)
         return {node for reply in replies or () for node in reply}
