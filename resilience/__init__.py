@@ -1,1 +1,69 @@
-"""placeholder"""
+"""Celeriac's middleware: what to do when something breaks. Two lines make a Celery app resilient:
+
+    from resilience import Resilience
+    Resilience(app)
+
+The public names are handed on lazily, so that importing a pure module imports neither Celery nor Redis.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resilience.breaker.guard import Breakers
+    from resilience.breaker.policy import BreakerPolicy
+    from resilience.errors.classify import classify, rule
+    from resilience.errors.taxonomy import (
+        CircuitOpenError,
+        ErrorCategory,
+        PermanentError,
+        PoolError,
+        Severity,
+        Strategy,
+        TransientError,
+    )
+    from resilience.middleware import Resilience
+    from resilience.settings import Settings
+
+_HOMES = {
+    "BreakerPolicy": "resilience.breaker.policy",
+    "Breakers": "resilience.breaker.guard",
+    "CircuitOpenError": "resilience.errors.taxonomy",
+    "ErrorCategory": "resilience.errors.taxonomy",
+    "PermanentError": "resilience.errors.taxonomy",
+    "PoolError": "resilience.errors.taxonomy",
+    "Resilience": "resilience.middleware",
+    "Settings": "resilience.settings",
+    "Severity": "resilience.errors.taxonomy",
+    "Strategy": "resilience.errors.taxonomy",
+    "TransientError": "resilience.errors.taxonomy",
+    "classify": "resilience.errors.classify",
+    "rule": "resilience.errors.classify",
+}
+
+__all__ = [
+    "BreakerPolicy",
+    "Breakers",
+    "CircuitOpenError",
+    "ErrorCategory",
+    "PermanentError",
+    "PoolError",
+    "Resilience",
+    "Settings",
+    "Severity",
+    "Strategy",
+    "TransientError",
+    "classify",
+    "rule",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'resilience' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value

@@ -1,1 +1,5 @@
-"""placeholder"""
+"""What happened: event types, clean observations made of Celery's raw signals, and sinks that show events to people.
+
+This package knows Celery's signals and nothing of breakers. Import its parts by name:
+`signals.events`, `signals.bus`, `signals.receivers`, `signals.redact`, `signals.sinks.*`.
+"""

@@ -1,0 +1,418 @@
+"""Circuits as a process uses them: admission by a local view, outcomes reported to the store, both bounded in time.
+
+`Breakers` is the public face. The closed path is a dictionary look-up; the view is pushed by the store and polled as
+a backstop; without Redis the process counts for itself with the same state machine and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from resilience.breaker import machine
+from resilience.breaker.machine import Circuit, Outcome, State
+from resilience.breaker.policy import BreakerPolicy, check_name
+from resilience.breaker.store import STORE_ERRORS, CircuitStore, IndexEntry, Reply, connect, parse_push, pushes
+from resilience.errors.classify import classify
+from resilience.errors.taxonomy import CircuitOpenError
+from resilience.workers.identity import owner
+from signals.bus import Bus
+from signals.events import CircuitChanged, Event, Result, StoreAway, StoreBack
+from signals.redact import describe
+
+FLUSH_AFTER_S = 0.1
+POLL_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class View:
+    """What this process believes of a circuit; `probe_at` is on this process's monotonic clock."""
+
+    state: State
+    epoch: int
+    probe_at: float = 0.0
+
+
+class Permit:
+    """Leave to make one call. Settle it once; settling again does nothing."""
+
+    __slots__ = ("_breakers", "epoch", "id", "name")
+
+    def __init__(self, breakers: Breakers, name: str, epoch: int, permit_id: str = "") -> None:
+        self._breakers: Breakers | None = breakers
+        self.name = name
+        self.epoch = epoch
+        self.id = permit_id
+
+    def settle(self, result: Result | BaseException | None = None) -> None:
+        """Report how the call ended: an exception (classified here), a `Result`, or None for success. Never raises."""
+        breakers, self._breakers = self._breakers, None
+        if breakers is not None:
+            breakers.settle(self.name, self.epoch, self.id, as_result(result))
+
+
+def as_result(result: Result | BaseException | None) -> Result:
+    """What a circuit records for an outcome: only categories that count are failures; the rest says nothing."""
+    if result is None:
+        return Result.SUCCESS
+    if isinstance(result, Result):
+        return result
+    if isinstance(result, CircuitOpenError):
+        return Result.NOTHING
+    return Result.FAILURE if classify(result).row.counts else Result.NOTHING
+
+
+class Breakers:
+    """All circuits of one namespace, for this process. Thread-safe and fork-safe.
+
+    `policy` gives a circuit's policy by name. Events go to `bus`.
+    """
+
+    def __init__(self, store: CircuitStore, policy: Callable[[str], BreakerPolicy] | None = None, bus: Bus | None = None) -> None:
+        self._store = store
+        self._policy = policy or (lambda _name: BreakerPolicy())
+        self._bus = bus or Bus()
+        self._begin()
+        reference = weakref.ref(self)
+
+        def begin_in_child() -> None:
+            breakers = reference()
+            if breakers is not None:
+                breakers._begin()  # noqa: SLF001  a closure of this very class
+
+        os.register_at_fork(after_in_child=begin_in_child)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, namespace: str = "celeriac", timeout_s: float = 0.25,
+        policies: Mapping[str, BreakerPolicy] | None = None, bus: Bus | None = None,
+    ) -> Breakers:  # fmt: skip
+        """The same breakers outside Celery: a web app, a script. `url` is a redis:// or rediss:// URL."""
+        named = dict(policies or {})
+        default = BreakerPolicy()
+        store = CircuitStore(connect(url, timeout_s), namespace)
+        return cls(store, lambda name: named.get(name.partition("@")[0], default), bus)
+
+    def _begin(self) -> None:
+        self._views: dict[str, View] = {}
+        self._version = -1
+        self._lock = threading.RLock()
+        self._pending: dict[str, tuple[int, int]] = {}
+        self._flushed_at: dict[str, float] = {}
+        self._passes: dict[str, tuple[float, int]] = {}
+        self._local: dict[str, Circuit] = {}
+        self._away_since: float | None = None
+        self._watcher: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    # -- admission ---------------------------------------------------------------------------------------------
+
+    def admit(self, name: str, permit_id: str | None = None, lease_s: float | None = None) -> Permit:
+        """A permit for one call through circuit `name`, or CircuitOpenError. No round trip while closed.
+
+        `permit_id` names the call (a repeated ask with the same id is the same permit); `lease_s` is how long a
+        half-open permit lives if nobody settles it.
+        """
+        if self._watcher is None:
+            self._watch(name)
+        view = self._views.get(name)
+        if view is None or view.state is State.CLOSED:
+            return Permit(self, name, view.epoch if view is not None else 1)
+        wait_s = view.probe_at - time.monotonic()
+        if view.state is State.OPEN and wait_s > 0:
+            raise CircuitOpenError(name, view.state.value, wait_s)
+        policy = self._policy(name)
+        permit_id = permit_id or uuid.uuid4().hex
+        lease_s = policy.permit_lease_s if lease_s is None else lease_s
+        reply = self._ask(
+            lambda: self._store.admit(name, policy, permit_id, lease_s),
+            lambda: self._admit_alone(name, policy, permit_id, lease_s),
+        )
+        self._learn(name, reply)
+        if not reply.granted:
+            raise CircuitOpenError(name, reply.state.value, reply.remaining_ms / 1000)
+        return Permit(self, name, reply.epoch, permit_id if reply.state is State.HALF_OPEN else "")
+
+    def may_pass(self, name: str) -> bool:
+        """Advice without I/O, for routing: is a call likely to be admitted now? Near half-open: a few per second."""
+        if self._watcher is None:
+            self._watch(name)
+        view = self._views.get(name)
+        if view is None or view.state is State.CLOSED:
+            return True
+        now = time.monotonic()
+        if view.state is State.OPEN and view.probe_at > now:
+            return False
+        with self._lock:
+            since, count = self._passes.get(name, (now, 0))
+            if now - since >= POLL_S:
+                since, count = now, 0
+            self._passes[name] = (since, count + 1)
+        return count < self._policy(name).half_open_permits
+
+    def probe_in_s(self, name: str) -> float:
+        """Seconds until an open circuit may be probed, as this process believes; 0 when it is not open."""
+        view = self._views.get(name)
+        return max(0.0, view.probe_at - time.monotonic()) if view is not None and view.state is State.OPEN else 0.0
+
+    def call(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """`function(*args, **kwargs)` through circuit `name`."""
+        with self.circuit(name):
+            return function(*args, **kwargs)
+
+    @contextmanager
+    def circuit(self, name: str) -> Iterator[Permit]:
+        """`with breakers.circuit("openai"):` admits, and settles with what the block raised or did not."""
+        permit = self.admit(check_name(name))
+        try:
+            yield permit
+        except BaseException as error:
+            permit.settle(error if isinstance(error, Exception) else Result.NOTHING)
+            raise
+        permit.settle()
+
+    # -- outcomes ----------------------------------------------------------------------------------------------
+
+    def record_success(self, name: str) -> None:
+        self.settle(check_name(name), self._epoch(name), "", Result.SUCCESS)
+
+    def record_failure(self, name: str, error: BaseException | None = None) -> None:
+        """Count a failure; with `error`, only if its category counts against a circuit."""
+        result = Result.FAILURE if error is None else as_result(error)
+        self.settle(check_name(name), self._epoch(name), "", result)
+
+    def settle(self, name: str, epoch: int, permit_id: str, result: Result) -> None:
+        """Report an outcome admitted under `epoch`. Successes wait for company up to 0.1 s; failures go at once."""
+        if result is Result.NOTHING and not permit_id:
+            return
+        with self._lock:
+            pending = 0
+            if not permit_id:
+                pending_epoch, count = self._pending.pop(name, (epoch, 0))
+                pending = count if pending_epoch == epoch else 0
+            if result is Result.SUCCESS:
+                pending += 1
+                recent = time.monotonic() - self._flushed_at.get(name, -1.0) < FLUSH_AFTER_S
+                if recent and not permit_id:
+                    self._pending[name] = (epoch, pending)
+                    return
+            self._flushed_at[name] = time.monotonic()
+        self._report(name, Outcome(epoch, owner(), pending, result is Result.FAILURE, permit_id))
+
+    def flush(self) -> None:
+        """Send the successes that wait for company."""
+        with self._lock:
+            waiting, self._pending = self._pending, {}
+        for name, (epoch, count) in waiting.items():
+            self._report(name, Outcome(epoch, owner(), count))
+
+    def _report(self, name: str, outcome: Outcome) -> None:
+        policy = self._policy(name)
+        jitter = random.random()  # noqa: S311  spreads probes, protects nothing
+        reply = self._ask(
+            lambda: self._store.record(name, policy, outcome, jitter),
+            lambda: self._record_alone(name, policy, outcome, jitter),
+        )
+        self._learn(name, reply)
+
+    # -- operators ---------------------------------------------------------------------------------------------
+
+    def get_state(self, name: str) -> str:
+        """closed, open or half_open, asked of the store (a circuit nobody used is closed)."""
+        return str(self.snapshot(name).get("state", State.CLOSED.value))
+
+    def snapshot(self, name: str) -> dict[str, Any]:
+        """Everything the store knows of a circuit; {} for one that nobody used. Raises when Redis is away."""
+        return self.snapshots([check_name(name)]).get(name, {})
+
+    def snapshots(self, names: list[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Snapshots of the named circuits, or of all, by name. Raises when Redis is away."""
+        names = sorted(self._store.index()) if names is None else names
+        now_ms = self._store.server_time_ms()
+        return {name: _snapshot(fields, now_ms) for name, fields in self._store.describe(names).items()}
+
+    def reset(self, name: str, *, actor: str, reason: str, epoch: int | None = None) -> bool:
+        """Close a circuit and forget its failures. With `epoch`, only if it is still at that epoch; False if not.
+
+        Raises when Redis is away: an operator's word must not get lost silently.
+        """
+        check_name(name)
+        reply = self._store.reset(name, self._policy(name), f"reset by {actor}: {reason}"[:300], epoch)
+        self._store.audit({
+            "action": "reset", "circuit": name, "actor": actor, "reason": reason,
+            "epoch": reply.epoch, "done": reply.granted,
+        })  # fmt: skip
+        self._learn(name, reply, actor)
+        return reply.granted
+
+    def audit(self, count: int = 50) -> list[dict[str, str]]:
+        """The newest operator actions first."""
+        return self._store.audit_entries(count)
+
+    def close(self) -> None:
+        """Send what waits, stop the watcher, close the connections."""
+        self.flush()
+        self._closing.set()
+        if self._watcher is not None:
+            self._watcher.join(timeout=2 * POLL_S)
+        self._store.close()
+
+    # -- the view ----------------------------------------------------------------------------------------------
+
+    def _epoch(self, name: str) -> int:
+        if self._watcher is None:
+            self._watch(name)
+        view = self._views.get(name)
+        return view.epoch if view is not None else 1
+
+    def _watch(self, name: str) -> None:
+        """First use in this process: look once, then be told. Also the place where a bad name is refused."""
+        check_name(name)
+        with self._lock:
+            if self._watcher is not None:
+                return
+            self._ask(self._refresh, lambda: None)
+            self._watcher = threading.Thread(target=self._run_watcher, name="celeriac-circuits", daemon=True)
+            self._watcher.start()
+
+    def _run_watcher(self) -> None:
+        subscription = None
+        while not self._closing.is_set():
+            try:
+                if subscription is None:
+                    subscription = self._store.listen()
+                    self._refresh()
+                for text in pushes(subscription, POLL_S / 2):
+                    name, entry = parse_push(text)
+                    self._see(name, entry)
+                if self._store.version() != self._version:
+                    self._refresh()
+                self._returned()
+            except STORE_ERRORS as error:
+                self._left(error)
+                if subscription is not None:
+                    subscription.close()
+                    subscription = None
+                self._closing.wait(POLL_S / 2)
+            self.flush()
+        if subscription is not None:
+            subscription.close()
+
+    def _refresh(self) -> None:
+        version = self._store.version()
+        if version < self._version:  # somebody emptied Redis: what this process remembers is of another life
+            with self._lock:
+                self._views.clear()
+        for name, entry in self._store.index().items():
+            self._see(name, entry)
+        self._version = version
+
+    def _see(self, name: str, entry: IndexEntry) -> None:
+        with self._lock:
+            known = self._views.get(name)
+            if known is None or entry.epoch > known.epoch:
+                self._views[name] = View(entry.state, entry.epoch, time.monotonic() + entry.remaining_ms / 1000)
+                self._passes.pop(name, None)
+
+    def _learn(self, name: str, reply: Reply, actor: str = "") -> None:
+        self._see(name, IndexEntry(reply.state, reply.epoch, reply.remaining_ms))
+        if reply.old is not None:
+            self._bus.publish(
+                CircuitChanged(
+                    name, reply.old.value, reply.state.value, reply.epoch, reply.reason, reply.remaining_ms / 1000, actor
+                )
+            )
+
+    # -- without Redis -----------------------------------------------------------------------------------------
+
+    def _ask(self, shared: Callable[[], T], alone: Callable[[], T]) -> T:
+        """`shared()`, or `alone()` while the store is away. Only the watcher knocks while it is."""
+        if self._away_since is None:
+            try:
+                return shared()
+            except STORE_ERRORS as error:
+                self._left(error)
+        return alone()
+
+    def _left(self, error: Exception) -> None:
+        event: Event | None = None
+        with self._lock:
+            if self._away_since is None:
+                self._away_since = time.monotonic()
+                event = StoreAway(describe(error))
+        if event is not None:
+            self._bus.publish(event)
+
+    def _returned(self) -> None:
+        with self._lock:
+            if self._away_since is None:
+                return
+            away_s, self._away_since = time.monotonic() - self._away_since, None
+            self._local.clear()
+            self._views.clear()
+            self._version = -1
+            self._refresh()
+        self._bus.publish(StoreBack(away_s))
+
+    def _record_alone(self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float) -> Reply:
+        with self._lock:
+            circuit = self._circuit_alone(name)
+            changed, transition = machine.record(circuit, outcome, policy, _now_ms(), jitter)
+            self._local[name] = changed
+        return _reply(changed, True, transition)
+
+    def _admit_alone(self, name: str, policy: BreakerPolicy, permit_id: str, lease_s: float) -> Reply:
+        with self._lock:
+            circuit = self._circuit_alone(name)
+            changed, granted, transition = machine.admit(circuit, permit_id, int(lease_s * 1000), policy, _now_ms())
+            self._local[name] = changed
+        return _reply(changed, granted, transition)
+
+    def _circuit_alone(self, name: str) -> Circuit:
+        """This process's own circuit: it starts from what the process last believed of the shared one."""
+        if name not in self._local:
+            view = self._views.get(name)
+            until_ms = int(view.probe_at * 1000) if view is not None else 0
+            self._local[name] = (
+                Circuit(state=view.state, epoch=view.epoch, until_ms=until_ms) if view is not None else Circuit()
+            )
+        return self._local[name]
+
+
+def _now_ms() -> int:
+    return int(time.monotonic() * 1000)
+
+
+def _reply(circuit: Circuit, granted: bool, transition: machine.Transition | None) -> Reply:
+    remaining_ms = max(0, circuit.until_ms - _now_ms())
+    old = transition.old if transition is not None else None
+    return Reply(granted, circuit.state, circuit.epoch, remaining_ms, old, transition.reason if transition else "")
+
+
+def _snapshot(fields: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+    numbers = [int(n) for n in fields.get("window", "").split()][1:]
+    successes, failures = sum(numbers[0::2]), sum(numbers[1::2])
+    calls = successes + failures
+    return {
+        "state": fields.get("state", State.CLOSED.value),
+        "epoch": int(fields.get("epoch", 1)),
+        "calls": calls,
+        "failures": failures,
+        "failure_ratio": round(failures / calls, 3) if calls else 0.0,
+        "streak": int(fields.get("streak", 0)),
+        "opens": int(fields.get("opens", 0)),
+        "probe_in_s": round(max(0, int(fields.get("until", 0)) - now_ms) / 1000, 1),
+        "probes": int(fields.get("held", 0)),
+        "reason": fields.get("reason", ""),
+        "changed_s_ago": round((now_ms - int(fields["changed"])) / 1000, 1) if "changed" in fields else None,
+    }

@@ -1,0 +1,171 @@
+"""Circuits in Redis: thin calls of `circuit.lua`, the index that views are fed from, the audit stream.
+
+Every method is one round trip, raises `redis.RedisError` or `OSError` when Redis is away, and never retries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from resilience.breaker.machine import Outcome, State
+from resilience.breaker.policy import BreakerPolicy
+
+STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+AUDIT_LENGTH = 10_000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a script call answers. `old` is set when the call made a transition."""
+
+    granted: bool
+    state: State
+    epoch: int
+    remaining_ms: int
+    old: State | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    state: State
+    epoch: int
+    remaining_ms: int
+
+
+def connect(url: str, timeout_s: float) -> redis.Redis:
+    """A client that waits at most `timeout_s` for anything and never retries by itself."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+
+
+class CircuitStore:
+    """The shared state of all circuits of one namespace."""
+
+    def __init__(self, client: redis.Redis, namespace: str) -> None:
+        prefix = f"{namespace}:v1"
+        self._client = client
+        self._prefix = prefix
+        self._index, self._version = f"{prefix}:circuits", f"{prefix}:circuits:version"
+        self._audit = f"{prefix}:audit"
+        self.channel = f"{prefix}:circuits"
+        self._script = client.register_script((files(__package__) / "circuit.lua").read_text("utf-8"))
+
+    def record(self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float, now_ms: int | None = None) -> Reply:
+        args = [outcome.epoch, outcome.worker, outcome.successes, int(outcome.failure), outcome.permit]
+        return self._call("record", name, policy, jitter, now_ms, args)
+
+    def admit(self, name: str, policy: BreakerPolicy, permit: str, lease_s: float, now_ms: int | None = None) -> Reply:
+        return self._call("admit", name, policy, 0.0, now_ms, [permit, int(lease_s * 1000)])
+
+    def reset(self, name: str, policy: BreakerPolicy, reason: str, epoch: int | None, now_ms: int | None = None) -> Reply:
+        return self._call("reset", name, policy, 0.0, now_ms, ["" if epoch is None else epoch, reason])
+
+    def audit(self, entry: dict[str, Any]) -> None:
+        """Append an operator's action; the stream keeps about the last 10,000."""
+        fields = {key: value if isinstance(value, str) else json.dumps(value) for key, value in entry.items()}
+        self._client.xadd(self._audit, cast("Any", fields), maxlen=AUDIT_LENGTH, approximate=True)
+
+    def audit_entries(self, count: int) -> list[dict[str, str]]:
+        """The newest `count` operator actions, newest first, each with the stream id as `id`."""
+        rows = cast("list[tuple[str, dict[str, str]]]", self._client.xrevrange(self._audit, count=count))
+        return [{"id": row_id, **fields} for row_id, fields in rows]
+
+    def version(self) -> int:
+        """A number that every transition raises; a cheap question whether views are fresh."""
+        return int(cast("str | None", self._client.get(self._version)) or 0)
+
+    def index(self) -> dict[str, IndexEntry]:
+        """Every circuit known, with what a local view needs."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(self._index)
+        (seconds, micros), rows = pipe.execute()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        return {name: _entry(text, now_ms) for name, text in rows.items()}
+
+    def describe(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """The raw fields of the named circuits, their held permits counted as `held`."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(self._key(name))
+            pipe.zcard(self._permits(name))
+        rows = pipe.execute()
+        return {
+            name: {**rows[2 * i], "held": str(rows[2 * i + 1])} for i, name in enumerate(names) if rows[2 * i]
+        }  # fmt: skip
+
+    def server_time_ms(self) -> int:
+        seconds, micros = cast("tuple[int, int]", self._client.time())
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def listen(self) -> redis.client.PubSub:
+        """A subscription to transitions; each message is "name state epoch remaining_ms"."""
+        subscription = self._client.pubsub(ignore_subscribe_messages=True)
+        subscription.subscribe(self.channel)
+        return subscription
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _call(
+        self, op: str, name: str, policy: BreakerPolicy, jitter: float, now_ms: int | None, args: list[Any]
+    ) -> Reply:
+        keys = [self._key(name), self._permits(name), self._index, self._version, self.channel]
+        now = "" if now_ms is None else now_ms
+        row = self._script(keys=keys, args=[op, name, now, jitter, *_policy_args(policy), *args])
+        granted, state, epoch, remaining, old, reason = cast("list[Any]", row)
+        return Reply(bool(granted), State(state), int(epoch), int(remaining), State(old) if old else None, str(reason))
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:circuit:{name}"
+
+    def _permits(self, name: str) -> str:
+        return f"{self._prefix}:permits:{name}"
+
+
+def parse_push(text: str) -> tuple[str, IndexEntry]:
+    """A pushed transition: the circuit's name and its new state."""
+    name, state, epoch, remaining = text.split(" ")
+    return name, IndexEntry(State(state), int(epoch), int(remaining))
+
+
+def pushes(subscription: redis.client.PubSub, wait_s: float) -> Iterator[str]:
+    """What arrived on a subscription: waits up to `wait_s` for the first, then takes what is there."""
+    message = subscription.get_message(timeout=wait_s)
+    while message is not None:
+        if message["type"] == "message":
+            yield str(message["data"])
+        message = subscription.get_message(timeout=0.0)
+
+
+def _entry(text: str, now_ms: int) -> IndexEntry:
+    state, epoch, until_ms = text.split(" ")
+    return IndexEntry(State(state), int(epoch), max(0, int(until_ms) - now_ms))
+
+
+def _policy_args(policy: BreakerPolicy) -> list[Any]:
+    return [
+        policy.consecutive_failures,
+        policy.failure_ratio,
+        policy.window_s * 1000,
+        policy.minimum_calls,
+        policy.open_s * 1000,
+        policy.open_max_s * 1000,
+        policy.jitter,
+        policy.half_open_permits,
+        policy.success_threshold,
+    ]

@@ -1,0 +1,128 @@
+"""The gate: a consumer bootstep around Celery's message strategies, in the worker's main process.
+
+It sees a message before a Request exists, on every pool, before ETA and rate limits: no pool slot is used, no prefetch
+bookkeeping is disturbed. A task whose circuit is open is moved, as the raw message, to the first healthy level, else
+to a parking queue. Health checks are answered here too, so a busy pool cannot fail them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from kombu.exceptions import OperationalError
+from kombu.utils.encoding import ensure_bytes
+
+from resilience.recovery.decide import MAX_HOPS
+from resilience.recovery.failover import HEADER, Plan, choose_level, journey_of, level_in
+from signals.events import TaskRerouted
+from signals.redact import describe
+
+if TYPE_CHECKING:
+    from resilience.middleware import Resilience
+
+logger = logging.getLogger("celeriac")
+
+Strategy = Callable[..., Any]
+_NOT_COPIED = ("delivery_tag", "delivery_info", "body_encoding", "content_type", "content_encoding", "expiration", "headers")
+
+
+class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Installed by the middleware on every worker of the app."""
+
+    name = "celeriac-gate"
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._consumer = consumer
+        self._resilience: Resilience = consumer.app.resilience
+        stock = consumer.update_strategies
+
+        def update_strategies() -> None:
+            stock()
+            for name, strategy in list(consumer.strategies.items()):
+                consumer.strategies[name] = self._around(name, strategy)
+
+        consumer.update_strategies = update_strategies
+
+    def start(self, consumer: Any) -> None:
+        """The connection is new, or new again: what the last one held is settled first."""
+        self._resilience.on_connected(consumer)
+
+    def stop(self, consumer: Any) -> None:
+        """Nothing runs here."""
+
+    def _around(self, name: str, strategy: Strategy) -> Strategy:
+        answer = self._resilience.answers.get(name)
+        if answer is not None:
+            return self._answering(answer, strategy)
+        plan = self._resilience.plan_for(name)
+        if plan is None or not self._resilience.settings.breakers_enabled:
+            return strategy
+        may_pass, circuit = self._resilience.breakers.may_pass, plan.circuit
+
+        def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
+            headers = message.headers or {}
+            if HEADER not in headers and may_pass(circuit):
+                return strategy(message, body, ack, reject, callbacks, **kwargs)
+            if not headers.get("eta") and self._moved(plan, name, message, ack):
+                return None
+            return strategy(message, body, ack, reject, callbacks, **kwargs)
+
+        return gated
+
+    def _answering(self, answer: Callable[[Any], None], strategy: Strategy) -> Strategy:
+        def answered(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
+            try:
+                answer(message)
+            except Exception as error:  # noqa: BLE001  a health check must not stop the worker that it checks
+                logger.warning("celeriac: a health message was not answered: %s", describe(error))
+            ack(logger, self._consumer.connection_errors)
+
+        return answered
+
+    def _moved(self, plan: Plan, name: str, message: Any, ack: Any) -> bool:
+        """Move the message if its circuit lets nothing pass; False leaves it to run here."""
+        headers = message.headers
+        here = str((message.delivery_info or {}).get("routing_key") or "")
+        journey = journey_of(headers, here)
+        breakers = self._resilience.breakers
+        current = level_in(plan, journey)
+        if breakers.may_pass(plan.circuit_at(current)):
+            return False
+        level = choose_level(plan, breakers.may_pass) if journey.hop_count < MAX_HOPS else None
+        reason = f"circuit {plan.circuit_at(current)} open"
+        if level is None:
+            queue = self._resilience.parking.queue_for(journey.home, plan.circuit)
+            level, reason = 0, f"{reason}, no level healthy: parked"
+        else:
+            queue = plan.queue_at(level, journey.home)
+            if queue == here:
+                return False
+        retries = int(headers.get("retries") or 0)
+        journey = journey.moved(here, queue, reason, level, retries)
+        try:
+            self._publish(message, queue, {**headers, HEADER: journey.header()})
+        except (OperationalError, OSError) as error:
+            logger.warning("celeriac: %s stays on %s, it could not be moved: %s", name, here, describe(error))
+            return False
+        ack(logger, self._consumer.connection_errors)
+        self._resilience.bus.publish(
+            TaskRerouted(str(headers.get("id")), name, here, queue, reason, journey.hop_count)
+        )
+        return True
+
+    def _publish(self, message: Any, queue: str, headers: dict[str, Any]) -> None:
+        """The raw message under the same id on another queue; only the route and our header differ."""
+        properties = {key: value for key, value in message.properties.items() if key not in _NOT_COPIED}
+        expiration = message.properties.get("expiration")  # a string of milliseconds; publish wants seconds
+        if expiration is not None:
+            properties["expiration"] = int(expiration) / 1000
+        compression = headers.pop("compression", None)
+        with self._consumer.app.producer_pool.acquire(block=True, timeout=5) as producer:
+            producer.publish(
+                ensure_bytes(message.body), exchange="", routing_key=queue, headers=headers, compression=compression,
+                content_type=message.content_type, content_encoding=message.content_encoding, retry=False, **properties,
+            )  # fmt: skip

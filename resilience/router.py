@@ -1,0 +1,82 @@
+"""Publish-time routing: a task whose circuit is open goes straight to its first level that is not. No round trip.
+
+Celery's router is asked first for the home queue. A message that was moved before carries its home in a header; then
+an explicit queue (every retry names the queue it came from) is where it was, not where it belongs, and is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.app.amqp import AMQP
+from celery.app.routes import Router
+from kombu import Exchange, Queue
+
+from resilience.recovery.failover import HEADER, choose_level, journey_of
+
+if TYPE_CHECKING:
+    from resilience.middleware import Resilience
+
+_DESTINATION = ("queue", "exchange", "routing_key")
+
+
+def plain_queue(name: str) -> Queue:
+    """A queue reached through the anonymous exchange: nothing is declared, no binding is left behind."""
+    return Queue(name, exchange=Exchange("", type="direct"), routing_key=name, no_declare=True)
+
+
+class ResilientRouter(Router):  # type: ignore[misc]
+    """Celery's router plus the circuits' word."""
+
+    resilience: Resilience
+
+    def route(
+        self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
+    ) -> dict[str, Any]:
+        """The publish options with their destination filled in."""
+        plan = self.resilience.plan_for(name, task_type)
+        if plan is None or not plan.levels:
+            return super().route(options, name, args, kwargs, task_type)  # type: ignore[no-any-return]
+        headers = options.get("headers") or {}
+        if HEADER in headers:
+            home = journey_of(headers, "").home
+            if home:
+                options = {key: value for key, value in options.items() if key not in _DESTINATION}
+                options["queue"] = home
+        routed = super().route(options, name, args, kwargs, task_type)
+        home = destination_of(routed)
+        journey = journey_of(headers, home)
+        level = choose_level(plan, self.resilience.breakers.may_pass)
+        if level is None:
+            level = 0  # nothing is healthy: the gate at home parks it
+        if level == 0:
+            if journey.level:
+                moved = journey.moved(plan.queue_at(journey.level, home), home, "circuit lets pass", 0, 0)
+                routed["headers"] = {**headers, HEADER: moved.header()}
+            return routed  # type: ignore[no-any-return]
+        queue = plan.queue_at(level, home)
+        if journey.level != level:
+            journey = journey.moved(home, queue, f"circuit {plan.circuit} open", level, 0)
+        rest = {key: value for key, value in routed.items() if key not in _DESTINATION}
+        return {**rest, "queue": plain_queue(queue), "headers": {**headers, HEADER: journey.header()}}
+
+
+def destination_of(routed: dict[str, Any]) -> str:
+    """The queue name in routed publish options."""
+    queue = routed.get("queue")
+    if queue is not None:
+        return str(getattr(queue, "name", queue))
+    return str(routed.get("routing_key") or "")
+
+
+def resilient_amqp(base: type[AMQP], resilience: Resilience) -> type[AMQP]:
+    """`base` with our router; a settings update rebuilds the router, so the factory is what is replaced."""
+
+    class ResilientAMQP(base):  # type: ignore[misc, valid-type]
+        def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802  Celery's name
+            stock = super().Router(queues, create_missing)
+            router = ResilientRouter(stock.routes, stock.queues, stock.create_missing, stock.app)
+            router.resilience = resilience
+            return router
+
+    return ResilientAMQP

@@ -1,0 +1,204 @@
+"""What happens around one run of a task, where its code runs: admission, the fate of a failure, the outcome.
+
+Decisions are made in `recovery.decide`; this module gathers what they need and carries them out with Celery's own
+means, so that id, chord, callbacks and events stay right.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery.app.routes import Router
+from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import OperationalError
+
+from resilience.breaker.guard import Permit, as_result
+from resilience.errors.classify import classify
+from resilience.errors.taxonomy import CircuitOpenError
+from resilience.recovery.decide import MAX_HOPS, Abandon, FailOver, RetryAfter, Situation, decide
+from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, journey_of, level_in
+from resilience.router import plain_queue
+from signals.events import Attempt, Result, RetryDecided, TaskAbandoned, TaskRerouted
+from signals.redact import describe
+
+if TYPE_CHECKING:
+    from resilience.middleware import Resilience
+
+logger = logging.getLogger("celeriac")
+
+_CONTROL = (Ignore, Reject, Retry)
+
+
+class Runner:
+    """One per app and process; permits of running attempts are kept by attempt until their outcome is observed."""
+
+    def __init__(self, resilience: Resilience) -> None:
+        self._resilience = resilience
+        self._permits: dict[tuple[str, int], Permit] = {}
+        self._lock = threading.Lock()
+
+    # -- before ------------------------------------------------------------------------------------------------
+
+    def enter(self, task: Any, request: Any) -> None:
+        """Admit the run, or move its message elsewhere and raise Ignore."""
+        if not self._resilience.settings.breakers_enabled:
+            return
+        plan = self._resilience.plan_for(task.name, task)
+        if plan is None:
+            return
+        journey = _journey(request)
+        circuit = plan.circuit_at(level_in(plan, journey))
+        attempt = (request.retries or 0) + 1
+        try:
+            permit = self._resilience.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request))
+        except CircuitOpenError as refusal:
+            self._move_away(task, request, plan, journey, refusal)
+        else:
+            with self._lock:
+                self._permits[request.id, attempt] = permit
+
+    def _move_away(
+        self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError
+    ) -> NoReturn:
+        current = level_in(plan, journey)
+        level = None
+        if journey.hop_count < MAX_HOPS:
+            others = (n for n in range(len(plan.levels) + 1) if n != current)
+            level = next((n for n in others if choose_level(plan, self._resilience.breakers.may_pass, n) == n), None)
+        if level is None:
+            queue = self._resilience.parking.queue_for(journey.home, plan.circuit)
+            level, reason = 0, f"{refusal}, no level healthy: parked"
+        else:
+            queue, reason = plan.queue_at(level, journey.home), str(refusal)
+        origin = plan.queue_at(current, journey.home)
+        journey = journey.moved(origin, queue, reason, level, request.retries or 0)
+        self._republish(task, request, queue, journey)
+        self._resilience.bus.publish(
+            TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count)
+        )
+        raise Ignore
+
+    def _republish(self, task: Any, request: Any, queue: str, journey: Journey) -> None:
+        headers = {**(request.headers or {}), HEADER: journey.header()}
+        try:
+            task.signature_from_request(request, queue=plain_queue(queue), headers=headers).apply_async(
+                router=self._plain_router()
+            )
+        except (OperationalError, OSError) as error:
+            # The broker is away: the message goes back to the queue it came from, unchanged, and tries again there.
+            raise Reject(describe(error), requeue=True) from error
+
+    # -- after a failure ---------------------------------------------------------------------------------------
+
+    def failed(self, task: Any, request: Any, error: Exception) -> None:
+        """Raise what makes Celery retry or move the task; return to let the failure stand."""
+        if isinstance(error, _CONTROL) or not self._resilience.settings.retries_enabled:
+            return
+        if getattr(task, "autoretry_for", ()):
+            return  # the task says itself what is retried; what reached us was not
+        plan = self._resilience.plan_for(task.name, task)
+        if plan is None:
+            return
+        journey = _journey(request)
+        level = level_in(plan, journey)
+        retries = request.retries or 0
+        classified = classify(error)
+        decision = decide(
+            Situation(
+                error=classified,
+                retries=max(0, retries - journey.spent),
+                max_retries=_explicit_max_retries(task),
+                next_level=choose_level(plan, self._resilience.breakers.may_pass, level + 1),
+                hops=journey.hop_count,
+                circuit_open=isinstance(error, CircuitOpenError),
+            ),
+            random.random,
+        )
+        attempt = retries + 1
+        match decision:
+            case RetryAfter(delay_s=delay_s):
+                self._resilience.bus.publish(
+                    RetryDecided(request.id, task.name, attempt, classified.category.value, delay_s)
+                )
+                _retry(task, error, countdown=delay_s, max_retries=attempt)
+            case FailOver(level=target):
+                queue = plan.queue_at(target, journey.home)
+                reason = f"{classified.category.value} after attempt {attempt}"
+                origin = plan.queue_at(level, journey.home)
+                journey = journey.moved(origin, queue, reason, target, attempt)
+                self._resilience.bus.publish(
+                    TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count)
+                )
+                headers = {**(request.headers or {}), HEADER: journey.header()}
+                _retry(
+                    task, error, countdown=0, max_retries=attempt,
+                    queue=plain_queue(queue), headers=headers, router=self._plain_router(),
+                )  # fmt: skip
+            case Abandon():
+                self._resilience.bus.publish(
+                    TaskAbandoned(
+                        request.id, task.name, attempt, classified.category.value,
+                        classified.row.severity.value, describe(error),
+                    )  # fmt: skip
+                )
+
+    # -- outcomes ----------------------------------------------------------------------------------------------
+
+    def observe(self, attempt: Attempt) -> None:
+        """The receiver's word on how an attempt ended in this process."""
+        with self._lock:
+            permit = self._permits.pop((attempt.task_id, attempt.attempt), None)
+        if permit is None:
+            return
+        if attempt.result is Result.FAILURE and attempt.error is not None:
+            permit.settle(attempt.error)
+        else:
+            permit.settle(attempt.result)
+
+    def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any]) -> None:
+        """The main process's word on an attempt whose child cannot speak any more."""
+        plan = self._resilience.plan_for(attempt.task)
+        if plan is None or not self._resilience.settings.breakers_enabled:
+            return
+        circuit = plan.circuit_at(level_in(plan, journey_of(headers, "")))
+        result = Result.FAILURE if attempt.error is None else as_result(attempt.error)
+        self._resilience.breakers.settle_lost(circuit, f"{attempt.task_id}:{attempt.attempt}", result)
+
+    def _plain_router(self) -> Router:
+        """Celery's own router: the destination is decided already."""
+        app = self._resilience.app
+        return Router((), app.amqp.queues, create_missing=True, app=app)
+
+
+def _journey(request: Any) -> Journey:
+    queue = (request.delivery_info or {}).get("routing_key") or ""
+    return journey_of(request.headers, str(queue))
+
+
+def _lease_s(task: Any, request: Any) -> float | None:
+    """A half-open permit lives as long as the attempt may run: its hard time limit, else the policy's default."""
+    hard = (request.timelimit or (None, None))[0] or task.time_limit or task.app.conf.task_time_limit
+    return float(hard) if hard else None
+
+
+def _explicit_max_retries(task: Any) -> int | None:
+    """`max_retries` if the task or a base of the user's set it; Celery's default of 3 says nothing."""
+    for cls in type(task).__mro__:
+        if cls.__module__.startswith(("celery.", "resilience.")):
+            continue
+        if "max_retries" in vars(cls):
+            value = vars(cls)["max_retries"]
+            return 1_000_000 if value is None else int(value)
+    return None
+
+
+def _retry(task: Any, error: Exception, **options: Any) -> NoReturn:
+    try:
+        raise task.retry(exc=error, throw=False, **options)
+    except Reject as refused:
+        # Celery rejects the message for good when its retry cannot be published; that would lose the task.
+        raise Reject(refused.reason, requeue=True) from error

@@ -1,0 +1,125 @@
+"""Every option of the middleware: name, unit, default. Validated at start-up; an unknown name is refused with a hint.
+
+Options live in `app.conf` as `resilience_<name>` and in the environment as `RESILIENCE_<NAME>` (JSON for mappings).
+What the app sets beats the environment, which beats the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from resilience.breaker.policy import BreakerPolicy, check_name
+
+PREFIX = "resilience_"
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message is one sentence for a person."""
+
+
+class Settings(BaseModel):
+    """All options. Times are seconds unless the name says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(default=True, description="The whole middleware; off leaves stock Celery.")
+    namespace: str = Field(default="celeriac", description="First part of every Redis key of the middleware.")
+    redis_url: str | None = Field(
+        default=None, description="Where breaker state lives; default: the Redis broker, else the Redis result backend."
+    )
+    store_timeout_s: float = Field(default=0.25, gt=0, le=10, description="Longest wait for breaker state.")
+    fallback_queue: str = Field(default="fallback", description="The queue that the embedded pool's fallback worker serves.")
+    breaker: BreakerPolicy = Field(default=BreakerPolicy(), description="The policy of circuits without one of their own.")
+    circuits: dict[str, BreakerPolicy] = Field(default={}, description="Policies by circuit name.")
+    breakers_enabled: bool = Field(default=True, description="Circuits: admission, feeding, re-routing.")
+    retries_enabled: bool = Field(default=True, description="Retries by the error matrix in the task base class.")
+    recovery_enabled: bool = Field(default=True, description="Pulse, and reclaiming what a dead worker held.")
+    health_enabled: bool = Field(default=True, description="Health checks by beat.")
+    beat_s: float = Field(default=0.5, gt=0, le=60, description="A worker's pulse.")
+    gone_s: float = Field(default=1.0, gt=0, le=600, description="Connection gone and no beat for so long: dead.")
+    silent_s: float = Field(default=30.0, gt=0, le=3600, description="Connection up but no beat for so long: dead.")
+    health_interval_s: float = Field(default=30.0, gt=0, le=3600, description="From one health round to the next.")
+    health_timeout_s: float = Field(default=5.0, gt=0, le=600, description="A check not answered in this time is missed.")
+    release_rate: float = Field(default=100.0, gt=0, le=100_000, description="Parked messages released per second.")
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace_is_plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+            raise ValueError("must be 1 to 64 letters, digits or _ . -")
+        return value
+
+    @field_validator("circuits")
+    @classmethod
+    def _circuit_names(cls, value: dict[str, BreakerPolicy]) -> dict[str, BreakerPolicy]:
+        for name in value:
+            check_name(name)
+        return value
+
+    def policy(self, circuit: str) -> BreakerPolicy:
+        """The policy of a circuit; `name@level` has that of `name` unless it has its own."""
+        return self.circuits.get(circuit) or self.circuits.get(circuit.partition("@")[0]) or self.breaker
+
+
+def load(conf: Mapping[str, Any] | Any, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings out of a Celery configuration and the environment. Raises SettingsError with one sentence."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        text = environ.get((PREFIX + name).upper())
+        if text is not None:
+            values[name] = _from_text(name, text)
+    for where, name, value in _given(conf):
+        if name not in Settings.model_fields:
+            raise SettingsError(f"unknown setting {where}{_hint(name)}")
+        values[name] = value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from None
+
+
+def _given(conf: Any) -> Iterator[tuple[str, str, Any]]:
+    """(name as written, option, value) of everything named resilience_* in a Celery configuration."""
+    marker = PREFIX.lower()
+    django = (getattr(conf, "prefix", None) or "").lower()
+    seen: set[str] = set()
+    for mapping in getattr(conf, "maps", [conf]):
+        for key in list(mapping):
+            lowered = str(key).lower()
+            plain = lowered.removeprefix(django) if django else lowered
+            if plain.startswith(marker) and plain not in seen:
+                seen.add(plain)
+                yield str(key), plain[len(marker) :], mapping[key]
+
+
+def _from_text(name: str, text: str) -> Any:
+    if name not in ("breaker", "circuits"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise SettingsError(f"environment variable {(PREFIX + name).upper()} must be a JSON object") from None
+
+
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f": did you mean {PREFIX}{near[0]}?" if near else f": known are {', '.join(sorted(Settings.model_fields))}"
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    where = PREFIX + ".".join(path) if path else "resilience settings"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], BreakerPolicy.model_fields, n=1)
+        return f"unknown setting {where}" + (f": did you mean {near[0]}?" if near else "")
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return f"setting {where} is wrong: {reason} (got {first.get('input')!r})"

@@ -1,0 +1,132 @@
+"""A worker's pulse: a thread with its own connection that says "alive", and takes over from those that stopped.
+
+Its subscription dies with the process, so the server itself witnesses a SIGKILL within milliseconds. Whoever finds a
+dead worker gives back what that worker held; other rooms register what must be done every beat.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from resilience.delivery.broker import Broker
+from resilience.delivery.unacked import Unacked
+from resilience.workers.registry import Registry
+from signals.bus import Bus
+from signals.events import WorkerDied
+from signals.redact import describe
+
+if TYPE_CHECKING:
+    from resilience.settings import Settings
+
+logger = logging.getLogger("celeriac")
+
+BROKER_ERRORS = (redis.RedisError, OSError)
+
+Chore = Callable[[Broker, float], object]
+"""Upkeep done every beat: gets the broker and the seconds since its last call."""
+
+
+class Pulse:
+    """Started in a worker's main process. `connect` makes a fresh broker client; chores run between beats."""
+
+    def __init__(self, owner: str, settings: Settings, bus: Bus, connect: Callable[[], Broker]) -> None:
+        self.owner = owner
+        self._settings = settings
+        self._bus = bus
+        self._connect = connect
+        self._info: dict[str, Any] = {}
+        self._chores: list[Chore] = []
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._witness: Any = None
+        reference = weakref.ref(self)
+
+        def let_go_in_child() -> None:
+            pulse = reference()
+            if pulse is not None:
+                pulse._let_go()  # noqa: SLF001  a closure of this very class
+
+        os.register_at_fork(after_in_child=let_go_in_child)
+
+    def every_beat(self, chore: Chore) -> None:
+        self._chores.append(chore)
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Beat from now on; `info` is what others may know of this worker. Starting twice changes the info only."""
+        self._info = info
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="celeriac-pulse", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Say goodbye: the last thing a worker does, when it holds nothing any more."""
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        connected_before = False
+        while not self._stopping.is_set():
+            try:
+                broker = self._connect()
+                try:
+                    self._live(broker, reconnected=connected_before)
+                finally:
+                    self._witness = None
+                    broker.close()
+            except BROKER_ERRORS as error:
+                connected_before = True
+                logger.warning("celeriac: pulse lost its connection (%s); again in a moment", describe(error))
+                self._stopping.wait(0.2)
+            except Exception:
+                logger.exception("celeriac: pulse failed; it starts anew, the worker works on")
+                self._stopping.wait(1.0)
+
+    def _live(self, broker: Broker, reconnected: bool) -> None:
+        registry = Registry(broker, self._settings.namespace)
+        unacked = Unacked(broker, self._settings.namespace)
+        subscription = broker.client.pubsub(ignore_subscribe_messages=True)
+        try:
+            subscription.subscribe(registry.channel(self.owner))
+            subscription.get_message(timeout=1.0)
+            registry.describe_self(self.owner, self._info)
+            self._witness = subscription
+            last = time.monotonic()
+            while not self._stopping.is_set():
+                suspects = registry.beat(self.owner, self._settings.gone_s, self._settings.silent_s, reconnected)
+                reconnected = False
+                for suspect in suspects:
+                    self._take_over(suspect, registry, unacked)
+                now = time.monotonic()
+                for chore in self._chores:
+                    chore(broker, now - last)
+                last = now
+                self._stopping.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
+                subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
+            registry.remove(self.owner)
+        finally:
+            subscription.close()
+
+    def _take_over(self, dead: str, registry: Registry, unacked: Unacked) -> None:
+        if not registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s):
+            return
+        moved = unacked.give_back(dead)
+        registry.remove(dead)
+        self._bus.publish(WorkerDied(dead, moved, self.owner))
+
+    def _let_go(self) -> None:
+        """In a forked child: close its copy of the subscription's socket, or it would witness for a dead parent."""
+        connection = getattr(self._witness, "connection", None)
+        if connection is not None and connection._sock is not None:  # noqa: SLF001  no public way to drop a socket
+            connection._sock.close()  # noqa: SLF001
+        self._witness = None
+        self._thread = None

@@ -1,0 +1,141 @@
+"""The workers that beat, and what is known of each; in the broker's database, beside the messages they hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from resilience.delivery.broker import Broker
+
+INFO_TTL_S = 86_400
+LOCK_MS = 10_000
+DEGRADED_AFTER = 1
+UNHEALTHY_AFTER = 3
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """One live worker. `beat_age_s` since its last pulse; `missed` health checks in a row; `health` in words."""
+
+    owner: str
+    hostname: str
+    pid: int
+    queues: tuple[str, ...]
+    pool: str
+    concurrency: int
+    started_at: float
+    beat_age_s: float
+    missed: int
+    checked_s_ago: float | None
+
+    @property
+    def health(self) -> str:
+        if self.checked_s_ago is None:
+            return "unknown"
+        if self.missed >= UNHEALTHY_AFTER:
+            return "unhealthy"
+        return "degraded" if self.missed >= DEGRADED_AFTER else "healthy"
+
+
+class Registry:
+    """Who beats. Times are the server's."""
+
+    def __init__(self, broker: Broker, namespace: str) -> None:
+        self._broker = broker
+        self._client = broker.client
+        self._prefix = broker.key(f"{namespace}:v1")
+        self._beats, self._seen, self._grace = (
+            f"{self._prefix}:workers", f"{self._prefix}:workers:seen", f"{self._prefix}:workers:grace",
+        )  # fmt: skip
+        self._pulse = broker.script((files(__package__) / "pulse.lua").read_text("utf-8"))
+        self._condemn = broker.script((files(__package__) / "condemn.lua").read_text("utf-8"))
+
+    def channel(self, owner: str) -> str:
+        """A worker stays subscribed here as long as its process lives."""
+        return f"{self._prefix}:alive:{owner}"
+
+    def beat(self, owner: str, gone_s: float, silent_s: float, reconnected: bool) -> list[str]:
+        """Renew `owner` and return suspects: workers whose beat is late and whose connection is gone, or long silent."""
+        rows = self._pulse(
+            keys=[self._beats, self._seen, self._grace, self._info(owner)],
+            args=[owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000],
+        )
+        return [row.decode() for row in cast("list[bytes]", rows)]
+
+    def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> bool:
+        """Look again; True gives `judge` alone, for 10 s, the right to take what `suspect` held."""
+        keys = [self._beats, self._grace, f"{self._prefix}:condemned:{suspect}"]
+        args = [suspect, judge, _ms(gone_s), _ms(silent_s), self.channel(""), LOCK_MS]
+        return bool(self._condemn(keys=keys, args=args))
+
+    def remove(self, owner: str) -> None:
+        """Forget a worker that left, or that died and holds nothing any more."""
+        pipe = self._client.pipeline(transaction=True)
+        pipe.zrem(self._beats, owner)
+        pipe.delete(self._info(owner), f"{self._prefix}:condemned:{owner}")
+        pipe.execute()
+
+    def describe_self(self, owner: str, info: dict[str, Any]) -> None:
+        """Write what others may know of this worker."""
+        self._client.hset(self._info(owner), mapping={key: json.dumps(value) for key, value in info.items()})
+
+    def live(self) -> list[WorkerInfo]:
+        """Every worker in the registry, by name."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.zrange(self._beats, 0, -1, withscores=True)
+        (seconds, micros), beats = pipe.execute()
+        now = int(seconds) + int(micros) / 1e6
+        pipe = self._client.pipeline(transaction=False)
+        for owner, _ in beats:
+            pipe.hgetall(self._info(owner.decode()))
+        found = [
+            _worker(owner.decode(), now - float(beat_ms) / 1000, now, row)
+            for (owner, beat_ms), row in zip(beats, pipe.execute(), strict=True)
+        ]
+        return sorted(found, key=lambda worker: worker.hostname)
+
+    def check_sent(self, worker: WorkerInfo, timeout_s: float) -> int:
+        """Note that a health check goes out; returns how many in a row went unanswered before it."""
+        key = self._info(worker.owner)
+        sent, answered, missed = cast("list[bytes | None]", self._client.hmget(key, "sent", "answered", "missed"))
+        now = time.time()
+        unanswered = sent is not None and float(answered or 0) < float(sent) and now - float(sent) > timeout_s
+        count = int(missed or 0) + 1 if unanswered else int(missed or 0)
+        self._client.hset(key, mapping={"sent": now, "missed": count})
+        return count
+
+    def check_answered(self, owner: str) -> None:
+        """This worker's main process answered."""
+        self._client.hset(self._info(owner), mapping={"answered": time.time(), "missed": 0})
+
+    def _info(self, owner: str) -> str:
+        return f"{self._prefix}:worker:{owner}"
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _worker(owner: str, beat_age_s: float, now: float, row: dict[bytes, bytes]) -> WorkerInfo:
+    def value(name: str, default: Any) -> Any:
+        raw = row.get(name.encode())
+        return default if raw is None else json.loads(raw)
+
+    answered = value("answered", None)
+    return WorkerInfo(
+        owner=owner,
+        hostname=value("hostname", owner),
+        pid=value("pid", 0),
+        queues=tuple(value("queues", [])),
+        pool=value("pool", "?"),
+        concurrency=value("concurrency", 0),
+        started_at=value("started_at", 0.0),
+        beat_age_s=max(0.0, beat_age_s),
+        missed=value("missed", 0),
+        checked_s_ago=None if answered is None else max(0.0, now - float(answered)),
+    )

@@ -1,0 +1,33 @@
+"""The way from a fact to the sinks: `publish` hands an event to each of them; a faulty sink breaks nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from signals.events import Event
+
+Sink = Callable[[Event], None]
+
+logger = logging.getLogger("celeriac")
+
+
+class Bus:
+    """Sinks in order of subscription. Publishing never raises."""
+
+    def __init__(self) -> None:
+        self._sinks: list[Sink] = []
+
+    def subscribe(self, sink: Sink) -> None:
+        if sink not in self._sinks:
+            self._sinks.append(sink)
+
+    def __contains__(self, sink: Sink) -> bool:
+        return sink in self._sinks
+
+    def publish(self, event: Event) -> None:
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception:  # noqa: BLE001  a face of the system must not fail the work it shows
+                logger.exception("celeriac: the sink %r failed on %s; the event goes on", sink, event.kind)

@@ -1,0 +1,135 @@
+"""One frozen type per fact. Sinks and tests read these; nothing here does I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `kind` is its stable name in logs, Celery events and metrics."""
+
+    kind: ClassVar[str] = "event"
+
+    def fields(self) -> dict[str, Any]:
+        """The event's values, JSON-ready, without its kind."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class CircuitChanged(Event):
+    """A circuit moved from one state to another; sent once, by the process whose call moved it."""
+
+    kind: ClassVar[str] = "circuit-changed"
+
+    name: str
+    old: str
+    new: str
+    epoch: int
+    reason: str
+    open_s: float = 0.0
+    actor: str = ""
+
+
+@dataclass(frozen=True)
+class StoreAway(Event):
+    """The breaker's Redis stopped answering; this process goes on with a breaker of its own."""
+
+    kind: ClassVar[str] = "store-away"
+
+    error: str
+
+
+@dataclass(frozen=True)
+class StoreBack(Event):
+    """The breaker's Redis answers again; the shared state counts again."""
+
+    kind: ClassVar[str] = "store-back"
+
+    away_s: float
+
+
+@dataclass(frozen=True)
+class TaskRerouted(Event):
+    """A task's message went to another queue under the same id."""
+
+    kind: ClassVar[str] = "task-hop"
+
+    task_id: str
+    task: str
+    origin: str
+    destination: str
+    reason: str
+    hops: int
+
+
+@dataclass(frozen=True)
+class RetryDecided(Event):
+    """A failed attempt will be repeated."""
+
+    kind: ClassVar[str] = "retry-decided"
+
+    task_id: str
+    task: str
+    attempt: int
+    category: str
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class TaskAbandoned(Event):
+    """A task failed for good: no retry and no further level would help."""
+
+    kind: ClassVar[str] = "task-abandoned"
+
+    task_id: str
+    task: str
+    attempt: int
+    category: str
+    severity: str
+    error: str
+
+
+@dataclass(frozen=True)
+class WorkerDied(Event):
+    """A worker process vanished; `reclaimed` messages went back to their queues."""
+
+    kind: ClassVar[str] = "worker-died"
+
+    owner: str
+    reclaimed: int
+    by: str
+
+
+@dataclass(frozen=True)
+class WorkerUnhealthy(Event):
+    """A live worker missed health checks."""
+
+    kind: ClassVar[str] = "worker-unhealthy"
+
+    owner: str
+    missed: int
+
+
+class Result(str, Enum):
+    """How one attempt ended, as far as a circuit may care."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NOTHING = "nothing"
+    """Ignored, rejected, revoked or re-routed: says nothing about the dependency."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of one task, observed once. `attempt` 1 is the first run; `runtime_s` is None when unknown."""
+
+    task: str
+    task_id: str
+    attempt: int
+    result: Result
+    error: BaseException | None = None
+    runtime_s: float | None = None

@@ -1,0 +1,48 @@
+"""Events as log lines, each telling what happened and, where it helps, what to type."""
+
+from __future__ import annotations
+
+import logging
+
+from signals.events import (
+    CircuitChanged,
+    Event,
+    RetryDecided,
+    StoreAway,
+    StoreBack,
+    TaskAbandoned,
+    TaskRerouted,
+    WorkerDied,
+    WorkerUnhealthy,
+)
+
+logger = logging.getLogger("celeriac")
+
+
+def log_sink(event: Event) -> None:
+    """Write `event` to the logger `celeriac` at the level it deserves."""
+    level, text = _line(event)
+    logger.log(level, "%s", text, extra={"celeriac_event": event.kind})
+
+
+def _line(event: Event) -> tuple[int, str]:
+    match event:
+        case CircuitChanged(name=name, old=old, new=new, reason=reason, open_s=open_s):
+            wait = f" for {open_s:.1f} s" if new == "open" else ""
+            return logging.WARNING, f"circuit {name}: {old} -> {new}{wait} ({reason})"
+        case StoreAway(error=error):
+            return logging.ERROR, f"breaker store away ({error}): each process now counts for itself"
+        case StoreBack(away_s=away_s):
+            return logging.WARNING, f"breaker store back after {away_s:.1f} s: the shared state counts again"
+        case TaskRerouted(task_id=task_id, task=task, origin=origin, destination=destination, reason=reason):
+            return logging.INFO, f"task {task}[{task_id}] moved from {origin} to {destination} ({reason})"
+        case RetryDecided(task_id=task_id, task=task, attempt=attempt, category=category, delay_s=delay_s):
+            return logging.INFO, f"task {task}[{task_id}] attempt {attempt}: {category}, again in {delay_s:.2f} s"
+        case TaskAbandoned(task_id=task_id, task=task, attempt=attempt, category=category, error=error):
+            return logging.ERROR, f"task {task}[{task_id}] given up after attempt {attempt}: {category}: {error}"
+        case WorkerDied(owner=owner, reclaimed=reclaimed, by=by):
+            return logging.WARNING, f"worker {owner} died: {reclaimed} messages back on their queues (by {by})"
+        case WorkerUnhealthy(owner=owner, missed=missed):
+            return logging.WARNING, f"worker {owner} missed {missed} health checks"
+        case _:
+            return logging.INFO, f"{event.kind} {event.fields()}"
