@@ -6,11 +6,12 @@ it gives an honest degraded reply. All three keep the same shape, so a caller se
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from resilience.recovery.failover import journey_of
 from tasks.celery import app
-from tasks.chat_client import ChatAnswer, ChatApi, ask, offline_answer
+from tasks.chat_client import SECONDARY, ChatAnswer, ChatApi, ask, offline_answer
 
 CIRCUIT = "chat-api"
 FALLBACK_QUEUE = "fallback"
@@ -19,15 +20,14 @@ FALLBACK_QUEUE = "fallback"
 @app.task(bind=True, name="tasks.chat", circuit=CIRCUIT, fallback=[FALLBACK_QUEUE])
 def chat(self: Any, prompt: str) -> dict[str, Any]:
     """Answer `prompt`: {"answer": str, "source": "primary" | "secondary" | "offline", "degraded": bool, "model": str}."""
-    degraded = journey_of(self.request.headers, "").level > 0
-    answer = _degraded_answer(prompt, self.request.id) if degraded else ask(_primary(), prompt, self.request.id)
+    if journey_of(self.request.headers, "").level == 0:
+        answer = ask(ChatApi.from_environment(), prompt, self.request.id)
+    else:
+        answer = _fallback_answer(prompt, self.request.id)
     return {"answer": answer.text, "source": answer.source, "degraded": answer.degraded, "model": answer.model}
 
 
-def _primary() -> ChatApi:
-    return ChatApi.from_environment()
-
-
-def _degraded_answer(prompt: str, request_id: str) -> ChatAnswer:
-    secondary = ChatApi.secondary_from_environment()
-    return offline_answer(prompt) if secondary is None else ask(secondary, prompt, request_id)
+def _fallback_answer(prompt: str, request_id: str) -> ChatAnswer:
+    if os.environ.get(f"{SECONDARY}API_URL"):
+        return ask(ChatApi.from_environment(SECONDARY), prompt, request_id)
+    return offline_answer(prompt)
