@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from resilience.local.errors import EmbeddedPoolError
 from resilience.local.keeper import ChildSpec, EventKind, Keeper, Member, SupervisorEvent
@@ -52,6 +53,7 @@ class Supervisor:
         self._keepers: dict[str, Keeper] = {}
         self._owner_pid = os.getpid()
         self._descendants: set[psutil.Process] = set()
+        self._stop_begun = False
 
     def __enter__(self) -> Supervisor:
         self.start()
@@ -84,7 +86,7 @@ class Supervisor:
         if name in self._keepers:
             raise EmbeddedPoolError(f"there is already a child named {name}; give this one another name")
         if not self._keepers:
-            atexit.register(self.stop)
+            atexit.register(self._stop_at_exit)
         self._keepers[name] = keeper
 
     def kill(self, name: str, sig: signal.Signals = signal.SIGKILL) -> None:
@@ -111,16 +113,24 @@ class Supervisor:
         """
         if os.getpid() != self._owner_pid:
             return  # a forked copy of this process: the children are not its own
-        hurry, interrupt = False, None
+        interrupt: KeyboardInterrupt | None = None
         while True:
             try:
+                # begun before and not finished: interrupted, wherever that hit
+                hurry, self._stop_begun = self._stop_begun, True
                 self._stop_all(hurry)
                 break
             except KeyboardInterrupt as raised:
-                hurry, interrupt = True, raised
-        atexit.unregister(self.stop)
+                interrupt = raised
+        self._stop_begun = False
+        atexit.unregister(self._stop_at_exit)
         if interrupt is not None:
             raise interrupt
+
+    def _stop_at_exit(self) -> None:
+        # still here at exit: nobody stopped it, or a Ctrl-C hit before stop() could begin; grace is over
+        self._stop_begun = True
+        self.stop()
 
     def _keeper(self, name: str) -> Keeper:
         try:
@@ -167,5 +177,19 @@ class Supervisor:
         for process in self._descendants:
             with contextlib.suppress(psutil.NoSuchProcess):  # psutil knows a reused pid by its start time
                 process.kill()
-        psutil.wait_procs(list(self._descendants), timeout=_KILLED_WITHIN_S)
+        poll = Retrying(
+            stop=stop_after_delay(_KILLED_WITHIN_S),
+            wait=wait_fixed(0.01),
+            retry=retry_if_result(lambda running: running),
+            retry_error_callback=lambda _state: None,
+        )
+        poll(lambda: any(_runs(process) for process in self._descendants))
         self._descendants.clear()
+
+
+def _runs(process: psutil.Process) -> bool:
+    # an orphan that the machine's init has not collected yet is dead all the same
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
