@@ -8,13 +8,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery import Task, signals
+import kombu.pools
+from celery import Task
+from celery import signals as celery_signals
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 
@@ -23,6 +26,7 @@ from resilience.breaker.store import CircuitStore, connect
 from resilience.delivery.broker import Broker, is_redis
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.gate import Gate
+from resilience.local.child import die_with_parent
 from resilience.plans import PlanError, plan_of
 from resilience.recovery.failover import Plan
 from resilience.recovery.parking import Parking
@@ -77,11 +81,11 @@ class Resilience:
         app.on_after_finalize.connect(self._finalized, weak=False)
         app.steps["consumer"].add(Gate)
         Receivers(app, lambda attempt: self.runner.observe(attempt)).connect()
-        signals.celeryd_init.connect(self._worker_begins, weak=False)
-        signals.celeryd_after_setup.connect(self._worker_set_up, weak=False)
-        signals.worker_process_init.connect(self._child_begins, weak=False)
-        signals.worker_process_shutdown.connect(self._child_ends, weak=False)
-        signals.worker_shutdown.connect(self._worker_ends, weak=False)
+        celery_signals.celeryd_init.connect(self._worker_begins, weak=False)
+        celery_signals.celeryd_after_setup.connect(self._worker_set_up, weak=False)
+        celery_signals.worker_process_init.connect(self._child_begins, weak=False)
+        celery_signals.worker_process_shutdown.connect(self._child_ends, weak=False)
+        celery_signals.worker_shutdown.connect(self._worker_ends, weak=False)
         self._health = HealthChecks(self)
         if app.configured:
             app.add_defaults(self._defaults())
@@ -110,6 +114,18 @@ class Resilience:
     def parking(self) -> Parking:
         return Parking(self.settings.namespace, self.settings.release_rate)
 
+    def reconfigure(self) -> None:
+        """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
+        if "breakers" in self.__dict__:
+            self.breakers.close()
+        for part in ("settings", "breakers", "parking", "runner"):
+            self.__dict__.pop(part, None)
+        self._plans.clear()
+        kombu.pools.reset()
+        self.app._pool = None  # noqa: SLF001  the app keeps the pool of its former URL otherwise
+        self.app.__dict__.pop("amqp", None)
+        self.app._local.__dict__.pop("backend", None)  # noqa: SLF001
+
     def workers(self) -> list[WorkerInfo]:
         """The live workers. Raises when the broker is away."""
         broker = Broker(self.app)
@@ -123,7 +139,7 @@ class Resilience:
         try:
             return self._plans[name]
         except KeyError:
-            pass
+            die_with_parent(os.getppid(), signal.SIGKILL)
         if not self.settings.enabled:
             return None
         task = task if hasattr(task, "name") else self.app._tasks.get(name)  # noqa: SLF001  `tasks` would finalize
@@ -135,6 +151,8 @@ class Resilience:
     # -- installation ------------------------------------------------------------------------------------------
 
     def _defaults(self) -> dict[str, Any]:
+        if not self.settings.enabled:
+            return {}
         return {
             "task_acks_late": True,
             "task_reject_on_worker_lost": True,
@@ -218,7 +236,7 @@ class Resilience:
 
     def _child_begins(self, **_: Any) -> None:
         if self._is_worker:
-            pass
+            die_with_parent(os.getppid(), signal.SIGKILL)
 
     def _child_ends(self, **_: Any) -> None:
         if self._is_worker and "breakers" in self.__dict__:

@@ -5,8 +5,6 @@ It is adopted as any project would adopt it: two lines, and a policy for the cir
 
 from __future__ import annotations
 
-import os
-
 from celery import Celery
 
 from resilience import Resilience
@@ -14,13 +12,12 @@ from resilience import Resilience
 SESSION_QUEUE = "sessions"
 
 app = Celery("celeriac", include=["tasks.chat", "tasks.session"])
+# Defaults only: `pool up` and `pool demo` start a Redis of their own unless a broker is configured.
+app.add_defaults({"broker_url": "redis://localhost:6379/0", "result_backend": "redis://localhost:6379/1"})
 app.conf.update(
-    broker_url=os.environ.get("CELERY_BROKER_URL", "redis://localhost:6379/0"),
-    result_backend=os.environ.get("CELERY_RESULT_BACKEND", "redis://localhost:6379/1"),
     result_expires=86_400,
     task_track_started=True,
     task_routes={"tasks.session.*": {"queue": SESSION_QUEUE}},
     worker_prefetch_multiplier=2,
-    worker_hijack_root_logger=True,
 )
 resilience = Resilience(app)
