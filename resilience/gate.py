@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celeriac")
 
 Strategy = Callable[..., Any]
-_NOT_COPIED = ("delivery_tag", "delivery_info", "body_encoding", "content_type", "content_encoding", "expiration", "headers")
+_NOT_COPIED = (
+    "delivery_tag",
+    "delivery_info",
+    "body_encoding",
+    "content_type",
+    "content_encoding",
+    "expiration",
+    "headers",
+)
 
 
-class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
+class Gate(bootsteps.StartStopStep):
     """Installed by the middleware on every worker of the app."""
 
     name = "celeriac-gate"
@@ -57,7 +65,7 @@ class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
     def _around(self, name: str, strategy: Strategy) -> Strategy:
         answer = self._resilience.answers.get(name)
         if answer is not None:
-            return self._answering(answer, strategy)
+            return self._answering(answer)
         plan = self._resilience.plan_for(name)
         if plan is None or not self._resilience.settings.breakers_enabled:
             return strategy
@@ -73,8 +81,8 @@ class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
 
         return gated
 
-    def _answering(self, answer: Callable[[Any], None], strategy: Strategy) -> Strategy:
-        def answered(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
+    def _answering(self, answer: Callable[[Any], None]) -> Strategy:
+        def answered(message: Any, _body: Any, ack: Any, *_: Any, **__: Any) -> Any:
             try:
                 answer(message)
             except Exception as error:  # noqa: BLE001  a health check must not stop the worker that it checks
@@ -109,9 +117,7 @@ class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
             logger.warning("celeriac: %s stays on %s, it could not be moved: %s", name, here, describe(error))
             return False
         ack(logger, self._consumer.connection_errors)
-        self._resilience.bus.publish(
-            TaskRerouted(str(headers.get("id")), name, here, queue, reason, journey.hop_count)
-        )
+        self._resilience.bus.publish(TaskRerouted(str(headers.get("id")), name, here, queue, reason, journey.hop_count))
         return True
 
     def _publish(self, message: Any, queue: str, headers: dict[str, Any]) -> None:

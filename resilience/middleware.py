@@ -40,6 +40,7 @@ from resilience.workers.health import HealthChecks, own_queue
 from resilience.workers.pulse import Pulse
 from resilience.workers.registry import Registry, WorkerInfo
 from signals.bus import Bus
+from signals.events import Attempt
 from signals.receivers import Receivers
 from signals.sinks.celery_events import celery_event_sink
 from signals.sinks.log import log_sink
@@ -76,11 +77,11 @@ class Resilience:
         self._is_worker = False
         app.task_cls = _resilient_base(app.task_cls)
         app.amqp_cls = resilient_amqp(symbol_by_name(app.amqp_cls), self)
-        app.add_defaults(lambda: self._defaults())
+        app.add_defaults(self._defaults)
         app.on_after_configure.connect(self._configured, weak=False)
         app.on_after_finalize.connect(self._finalized, weak=False)
         app.steps["consumer"].add(Gate)
-        Receivers(app, lambda attempt: self.runner.observe(attempt)).connect()
+        Receivers(app, self._observe).connect()
         celery_signals.celeryd_init.connect(self._worker_begins, weak=False)
         celery_signals.celeryd_after_setup.connect(self._worker_set_up, weak=False)
         celery_signals.worker_process_init.connect(self._child_begins, weak=False)
@@ -173,7 +174,7 @@ class Resilience:
         if settings.health_enabled:
             conf.beat_schedule = {**self._health.beat_schedule(), **(conf.beat_schedule or {})}
 
-    def _finalized(self, sender: Any = None, **_: Any) -> None:
+    def _finalized(self, *_: Any, **__: Any) -> None:
         """All tasks exist: give tasks with a base class of their own ours as well, and read every plan once."""
         if not self.settings.enabled:
             return
@@ -188,7 +189,7 @@ class Resilience:
 
     # -- a worker's life ---------------------------------------------------------------------------------------
 
-    def _worker_begins(self, instance: Any = None, conf: Any = None, **_: Any) -> None:
+    def _worker_begins(self, instance: Any = None, **_: Any) -> None:
         if instance is None or instance.app is not self.app:
             return
         try:
@@ -204,7 +205,10 @@ class Resilience:
         if settings.recovery_enabled and is_redis(self.app.conf.broker_read_url):
             # An explicit visibility_timeout or unacked key is the user's word; then their messages are theirs too.
             mine = transport_options(settings.namespace, owner)
-            self.app.conf.broker_transport_options = {**mine, **(self.app.conf.broker_transport_options or {})}
+            self.app.conf.broker_transport_options = {
+                **mine,
+                **(self.app.conf.broker_transport_options or {}),
+            }
             self._pulse = Pulse(owner, settings, self.bus, lambda: Broker(self.app))
             self._former = FormerConnection(settings.namespace, owner, _running_tags)
             self._pulse.every_beat(lambda broker, _elapsed_s: self._former.look(broker))
@@ -233,6 +237,9 @@ class Resilience:
         })  # fmt: skip
         if consumer.restart_count:
             self._former.begin(time.time())
+
+    def _observe(self, attempt: Attempt) -> None:
+        self.runner.observe(attempt)
 
     def _child_begins(self, **_: Any) -> None:
         if self._is_worker:
@@ -263,7 +270,7 @@ def _running_tags() -> set[str]:
     while True:
         try:
             return {request.message.delivery_tag for request in worker_state.active_requests}
-        except RuntimeError:  # the set changed while it was read: read it again
+        except RuntimeError:  # noqa: PERF203  the set changed while it was read: read it again
             continue
 
 

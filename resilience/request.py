@@ -13,7 +13,7 @@ from signals.events import Attempt, Result
 LOST_RETRY_DELAY_S = 1.0
 
 
-class ResilientRequest(Request):  # type: ignore[misc]
+class ResilientRequest(Request):
     """Celery's Request; adds the observation and a quick retry after a lost child."""
 
     _observed = False

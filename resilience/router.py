@@ -25,7 +25,7 @@ def plain_queue(name: str) -> Queue:
     return Queue(name, exchange=Exchange("", type="direct"), routing_key=name, no_declare=True)
 
 
-class ResilientRouter(Router):  # type: ignore[misc]
+class ResilientRouter(Router):
     """Celery's router plus the circuits' word."""
 
     resilience: Resilience
@@ -36,14 +36,14 @@ class ResilientRouter(Router):  # type: ignore[misc]
         """The publish options with their destination filled in."""
         plan = self.resilience.plan_for(name, task_type)
         if plan is None or not plan.levels:
-            return super().route(options, name, args, kwargs, task_type)  # type: ignore[no-any-return]
+            return self._stock(options, name, args, kwargs, task_type)
         headers = options.get("headers") or {}
         if HEADER in headers:
             home = journey_of(headers, "").home
             if home:
                 options = {key: value for key, value in options.items() if key not in _DESTINATION}
                 options["queue"] = home
-        routed = super().route(options, name, args, kwargs, task_type)
+        routed = self._stock(options, name, args, kwargs, task_type)
         home = destination_of(routed)
         journey = journey_of(headers, home)
         level = choose_level(plan, self.resilience.breakers.may_pass)
@@ -53,12 +53,16 @@ class ResilientRouter(Router):  # type: ignore[misc]
             if journey.level:
                 moved = journey.moved(plan.queue_at(journey.level, home), home, "circuit lets pass", 0, 0)
                 routed["headers"] = {**headers, HEADER: moved.header()}
-            return routed  # type: ignore[no-any-return]
+            return routed
         queue = plan.queue_at(level, home)
         if journey.level != level:
             journey = journey.moved(home, queue, f"circuit {plan.circuit} open", level, 0)
         rest = {key: value for key, value in routed.items() if key not in _DESTINATION}
         return {**rest, "queue": plain_queue(queue), "headers": {**headers, HEADER: journey.header()}}
+
+    def _stock(self, *message: Any) -> dict[str, Any]:
+        routed: dict[str, Any] = super().route(*message)
+        return routed
 
 
 def destination_of(routed: dict[str, Any]) -> str:
@@ -72,7 +76,7 @@ def destination_of(routed: dict[str, Any]) -> str:
 def resilient_amqp(base: type[AMQP], resilience: Resilience) -> type[AMQP]:
     """`base` with our router; a settings update rebuilds the router, so the factory is what is replaced."""
 
-    class ResilientAMQP(base):  # type: ignore[misc, valid-type]
+    class ResilientAMQP(base):
         def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802  Celery's name
             stock = super().Router(queues, create_missing)
             router = ResilientRouter(stock.routes, stock.queues, stock.create_missing, stock.app)

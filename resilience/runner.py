@@ -61,9 +61,7 @@ class Runner:
             with self._lock:
                 self._permits[request.id, attempt] = permit
 
-    def _move_away(
-        self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError
-    ) -> NoReturn:
+    def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> NoReturn:
         current = level_in(plan, journey)
         level = None
         if journey.hop_count < MAX_HOPS:
@@ -77,9 +75,7 @@ class Runner:
         origin = plan.queue_at(current, journey.home)
         journey = journey.moved(origin, queue, reason, level, request.retries or 0)
         self._republish(task, request, queue, journey)
-        self._resilience.bus.publish(
-            TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count)
-        )
+        self._resilience.bus.publish(TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count))
         raise Ignore
 
     def _republish(self, task: Any, request: Any, queue: str, journey: Journey) -> None:
@@ -141,9 +137,13 @@ class Runner:
             case Abandon():
                 self._resilience.bus.publish(
                     TaskAbandoned(
-                        request.id, task.name, attempt, classified.category.value,
-                        classified.row.severity.value, describe(error),
-                    )  # fmt: skip
+                        request.id,
+                        task.name,
+                        attempt,
+                        classified.category.value,
+                        classified.row.severity.value,
+                        describe(error),
+                    )
                 )
 
     # -- outcomes ----------------------------------------------------------------------------------------------

@@ -32,11 +32,16 @@ class Settings(BaseModel):
     enabled: bool = Field(default=True, description="The whole middleware; off leaves stock Celery.")
     namespace: str = Field(default="celeriac", description="First part of every Redis key of the middleware.")
     redis_url: str | None = Field(
-        default=None, description="Where breaker state lives; default: the Redis broker, else the Redis result backend."
+        default=None,
+        description="Where breaker state lives; default: the Redis broker, else the Redis result backend.",
     )
     store_timeout_s: float = Field(default=0.25, gt=0, le=10, description="Longest wait for breaker state.")
-    fallback_queue: str = Field(default="fallback", description="The queue that the embedded pool's fallback worker serves.")
-    breaker: BreakerPolicy = Field(default=BreakerPolicy(), description="The policy of circuits without one of their own.")
+    fallback_queue: str = Field(
+        default="fallback", description="The queue that the embedded pool's fallback worker serves."
+    )
+    breaker: BreakerPolicy = Field(
+        default=BreakerPolicy(), description="The policy of circuits without one of their own."
+    )
     circuits: dict[str, BreakerPolicy] = Field(default={}, description="Policies by circuit name.")
     breakers_enabled: bool = Field(default=True, description="Circuits: admission, feeding, re-routing.")
     retries_enabled: bool = Field(default=True, description="Retries by the error matrix in the task base class.")
@@ -46,7 +51,9 @@ class Settings(BaseModel):
     gone_s: float = Field(default=1.0, gt=0, le=600, description="Connection gone and no beat for so long: dead.")
     silent_s: float = Field(default=30.0, gt=0, le=3600, description="Connection up but no beat for so long: dead.")
     health_interval_s: float = Field(default=30.0, gt=0, le=3600, description="From one health round to the next.")
-    health_timeout_s: float = Field(default=5.0, gt=0, le=600, description="A check not answered in this time is missed.")
+    health_timeout_s: float = Field(
+        default=5.0, gt=0, le=600, description="A check not answered in this time is missed."
+    )
     release_rate: float = Field(default=100.0, gt=0, le=100_000, description="Parked messages released per second.")
 
     @field_validator("namespace")

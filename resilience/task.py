@@ -13,7 +13,7 @@ from celery import Task
 OPTIONS = ("circuit", "fallback")
 
 
-class ResilientTask(Task):  # type: ignore[misc]
+class ResilientTask(Task):
     """Celery's Task with a circuit, fallback levels, and retries by the error matrix.
 
     `circuit`: name of the dependency's circuit; None means the task's own name, False means none.

@@ -8,9 +8,15 @@ HIDDEN = "[redacted]"
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # a password in a URL: redis://user:secret@host
-    (re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), r"\g<head>:" + HIDDEN + "@"),
+    (
+        re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE),
+        r"\g<head>:" + HIDDEN + "@",
+    ),
     # an Authorization header or a bearer token
-    (re.compile(r"(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), r"\g<head>" + HIDDEN),
+    (
+        re.compile(r"(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE),
+        r"\g<head>" + HIDDEN,
+    ),
     # keys as the LLM vendors shape them
     (re.compile(r"\b(?:sk|pk|rk|xox[abp]|gh[pousr])[-_][A-Za-z0-9_-]{8,}"), HIDDEN),
     # name=value and "name": "value"

@@ -19,12 +19,17 @@ FALLBACK_QUEUE = "fallback"
 
 @app.task(bind=True, name="tasks.chat", circuit=CIRCUIT, fallback=[FALLBACK_QUEUE])
 def chat(self: Any, prompt: str) -> dict[str, Any]:
-    """Answer `prompt`: {"answer": str, "source": "primary" | "secondary" | "offline", "degraded": bool, "model": str}."""
+    """{"answer": str, "source": "primary" | "secondary" | "offline", "degraded": bool, "model": str}."""
     if journey_of(self.request.headers, "").level == 0:
         answer = ask(ChatApi.from_environment(), prompt, self.request.id)
     else:
         answer = _fallback_answer(prompt, self.request.id)
-    return {"answer": answer.text, "source": answer.source, "degraded": answer.degraded, "model": answer.model}
+    return {
+        "answer": answer.text,
+        "source": answer.source,
+        "degraded": answer.degraded,
+        "model": answer.model,
+    }
 
 
 def _fallback_answer(prompt: str, request_id: str) -> ChatAnswer:

@@ -131,9 +131,7 @@ def _completion(response: httpx.Response) -> tuple[str, str]:
     except (KeyError, IndexError, TypeError):
         text = None
     if not isinstance(text, str):
-        raise MalformedReply(
-            f"Malformed reply from {response.url}: expected {expected}, which it does not have."
-        )
+        raise MalformedReply(f"Malformed reply from {response.url}: expected {expected}, which it does not have.")
     model = reply.get("model")
     return text, model if isinstance(model, str) else ""
 
@@ -153,9 +151,7 @@ def _checked_url(text: str) -> str:
 def _checked_key(text: str) -> str:
     key = text.strip()
     if not key.isascii() or any(not " " < letter < "\x7f" for letter in key):
-        raise ChatConfigError(
-            "The API key has characters that no HTTP header may carry: copy it again without blanks."
-        )
+        raise ChatConfigError("The API key has characters that no HTTP header may carry: copy it again without blanks.")
     return key
 
 
@@ -195,11 +191,10 @@ class _DeadlineTransport(httpx.HTTPTransport):
     """httpx bounds each read; a server that trickles one byte per read would hold a worker for ever."""
 
     def __init__(self, proxy: str | None) -> None:
-        super().__init__(
-            proxy=proxy, limits=httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        )
+        super().__init__(proxy=proxy, limits=httpx.Limits(max_connections=None, max_keepalive_connections=100))
         # httpx hands no network backend through; the test with the trickling server fails if this name moves.
-        self._pool._network_backend = _DeadlineBackend(self._pool._network_backend)
+        pool = self._pool
+        pool._network_backend = _DeadlineBackend(pool._network_backend)  # noqa: SLF001
 
 
 def _left(timeout: float | None, error: type[Exception]) -> float:

@@ -18,6 +18,7 @@ from resilience.cli.pool import app_argument, configured_broker
 if TYPE_CHECKING:
     from resilience.middleware import Resilience
     from tasks.run import RunProgress, RunSummary
+    from tasks.run_report import OnProgress
 
 _API_URL = "CELERIAC_API_URL"
 
@@ -26,7 +27,9 @@ _API_URL = "CELERIAC_API_URL"
 @click.option("--input", "input_path", required=True, type=click.Path(path_type=Path), help='JSONL: {"prompt": ...}.')
 @click.option("--output", "output_path", required=True, type=click.Path(path_type=Path), help="JSONL of answers.")
 @click.option("--api-url", help=f"OpenAI-compatible base URL for a pool that this command starts ({_API_URL}).")
-@click.option("--window", default=64, show_default=True, type=click.IntRange(1, 10_000), help="Lines under way at once.")
+@click.option(
+    "--window", default=64, show_default=True, type=click.IntRange(1, 10_000), help="Lines under way at once."
+)
 @click.option("--resend-after", default=30.0, show_default=True, type=click.FloatRange(1.0), help="Seconds.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="When it starts a pool.")
 @json_option
@@ -54,9 +57,7 @@ def run(
                 resilience.app, chat, input_path, output_path, options=options, progress=progress, stop=stop
             )
     except (RunError, EmbeddedPoolError) as error:
-        failure = Refused(str(error))
-        failure.exit_code = getattr(error, "exit_code", 1)
-        raise failure from None
+        raise Refused(str(error), getattr(error, "exit_code", 1)) from None
     except Interrupted as interrupt:
         click.echo(f"interrupted; the same command goes on where it stopped ({output_path}.ledger)", err=True)
         context.exit(interrupt.exit_code)
@@ -128,13 +129,16 @@ def _pool(resilience: Resilience, api_url: str | None, workers: int) -> Iterator
     env = {_API_URL: api_url} if api_url else {}
     layout = PoolLayout(app=app_argument(), workers=workers, session_workers=0, flower=False, env=env)
     with EmbeddedPool(layout, app=resilience.app) as pool:
-        os.environ["CELERY_BROKER_URL"], os.environ["CELERY_RESULT_BACKEND"] = pool.broker_url, pool.backend_url
+        os.environ["CELERY_BROKER_URL"], os.environ["CELERY_RESULT_BACKEND"] = (
+            pool.broker_url,
+            pool.backend_url,
+        )
         resilience.reconfigure()
         yield
 
 
 @contextmanager
-def _progress_bar(on: bool) -> Iterator[object]:
+def _progress_bar(on: bool) -> Iterator[OnProgress | None]:
     """A progress callback that draws, or None."""
     if not on:
         yield None
@@ -157,12 +161,4 @@ def _print_run(summary: RunSummary, output_path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(summary.to_json())
         return
-    if summary.already_complete:
-        click.echo(f"{output_path} is complete already: {summary.answered} answers, nothing sent")
-        return
-    sources = ", ".join(f"{count} by {source}" for source, count in sorted(summary.by_source.items()))
-    click.echo(f"{summary.answered} of {summary.total} lines answered ({sources or 'none'}) in {summary.elapsed_s:.1f} s")
-    click.echo(
-        f"failed {summary.failed}, malformed {summary.bad_lines}, lost {summary.lost}, "
-        f"sent again {summary.resent}, repeats removed {summary.repeated}"
-    )
+    click.echo(f"{output_path}: {summary.sentence()}")

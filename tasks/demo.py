@@ -97,7 +97,11 @@ class Demo:
             Upstream(key=key, latency_s=LATENCY_S, log=work / "secondary.log") as secondary,
             EmbeddedPool(self._layout(key, primary, secondary), app=self._resilience.app) as pool,
         ):
-            self.scene.places = [*pool.describe(), ("primary API", primary.url), ("secondary API", secondary.url)]
+            self.scene.places = [
+                *pool.describe(),
+                ("primary API", primary.url),
+                ("secondary API", secondary.url),
+            ]
             with self._pointed_at(pool):
                 self._play(source, output, pool, primary, draw)
         assert self._run is not None
@@ -134,7 +138,13 @@ class Demo:
         options = RunOptions(window=48, resend=on, resend_after_s=10.0, give_up_s=8.0, settle_s=2.0)
         try:
             self._run = run_lines(
-                self._resilience.app, chat, source, output, options=options, progress=self._progress, stop=self._stop
+                self._resilience.app,
+                chat,
+                source,
+                output,
+                options=options,
+                progress=self._progress,
+                stop=self._stop,
             )
         except BaseException as error:  # noqa: BLE001  carried to the thread that waits for this one, and raised there
             self._failure = error
@@ -149,13 +159,16 @@ class Demo:
         scene = self.scene
         scene.upstream_mode = primary.phase().mode
         scene.workers = [
-            (member.name, f"pid {member.pid}" + (f", restarted {member.restarts}x" if member.restarts else ""))
+            (
+                member.name,
+                f"pid {member.pid}" + (f", restarted {member.restarts}x" if member.restarts else ""),
+            )
             for member in pool.members()
             if member.alive and not member.name.startswith(("redis", "beat", "flower"))
         ]
         with suppress(RedisError, OSError):  # a look that fails shows the last one; the run itself reports trouble
             for queue in ("celery", FALLBACK_QUEUE):
-                scene.queues[queue] = int(broker.client.llen(broker.key(queue)))  # type: ignore[arg-type]
+                scene.queues[queue] = int(broker.client.llen(broker.key(queue)))
             if self._options.resilience:
                 self._look_at_circuits(elapsed_s)
             self._maybe_kill(pool, broker)
@@ -178,7 +191,11 @@ class Demo:
         if self._kill_began or progress is None or progress.done < KILL_AT * progress.total:
             return
         circuit = self.scene.circuits.get(CIRCUIT, {})
-        if self._options.resilience and circuit.get("state", "closed") != "closed" and progress.done < progress.total * 0.8:
+        if (
+            self._options.resilience
+            and circuit.get("state", "closed") != "closed"
+            and progress.done < progress.total * 0.8
+        ):
             return  # a worker whose circuit is open holds little; wait until it has work in hand
         pid = next(member.pid for member in pool.members() if member.name == VICTIM)
         owner = self._owner(broker, pid)
@@ -192,7 +209,7 @@ class Demo:
 
     def _held(self, broker: Broker, owner: str) -> int:
         key = unacked_key(self._resilience.settings.namespace, owner) if owner else "unacked"
-        return int(broker.client.hlen(broker.key(key)))  # type: ignore[arg-type]
+        return int(broker.client.hlen(broker.key(key)))
 
     def _watch_recovery(self, broker: Broker, last_chance: bool = False) -> None:
         if self._kill_began is None or self.scene.kill is None or self.scene.kill.back_after_s is not None:

@@ -54,14 +54,26 @@ def _rows(summary: DemoSummary) -> list[tuple[str, str]]:
     recovered = "-" if kill is None or kill.back_after_s is None else f"{kill.back_after_s:.1f} s"
     return [
         ("sent", str(summary.sent)),
-        ("answered", f"{summary.answered}: {summary.primary} by the primary, {summary.fallback} by the fallback"),
+        (
+            "answered",
+            f"{summary.answered}: {summary.primary} by the primary, {summary.fallback} by the fallback",
+        ),
         ("lost", str(summary.lost)),
-        ("repeated", f"{summary.repeated} prompts were answered twice by an upstream; the output has each once"),
+        (
+            "repeated",
+            f"{summary.repeated} prompts were answered twice by an upstream; the output has each once",
+        ),
         ("sent again by the ledger", str(summary.resent)),
         ("calls to the upstreams", f"{summary.requests}, of which {summary.failed_requests} failed"),
         ("circuit not closed", f"{summary.open_s:.1f} s, opened {summary.opens}x"),
-        ("primary back after its outage", "-" if summary.to_recover_s is None else f"{summary.to_recover_s:.1f} s"),
-        ("worker killed with SIGKILL", "-" if kill is None else f"{kill.worker}, holding {kill.held} messages"),
+        (
+            "primary back after its outage",
+            "-" if summary.to_recover_s is None else f"{summary.to_recover_s:.1f} s",
+        ),
+        (
+            "worker killed with SIGKILL",
+            "-" if kill is None else f"{kill.worker}, holding {kill.held} messages",
+        ),
         ("its messages on the queue again", recovered),
         ("time in all", f"{summary.elapsed_s:.1f} s"),
     ]
@@ -79,13 +91,12 @@ def _picture(scene: Scene) -> Group:
     table.add_row("answered", _answered(scene))
     if scene.kill is not None:
         table.add_row("SIGKILL", _killed(scene))
-    parts = [table]
-    for name, text in scene.places:
-        if name == "flower":
-            parts.append(Table(Text(f"watch it in Flower: {text}", style="dim"), show_header=True, box=None))
+    flower = next((text for name, text in scene.places if name == "flower"), None)
+    if flower is not None:
+        table.add_row("watch it", Text(flower.partition(",")[0] + "/breakers", style="dim"))
     progress = scene.progress
     bar = ProgressBar(total=progress.total if progress else 1, completed=progress.done if progress else 0, width=60)
-    return Group(*parts, bar)
+    return Group(table, bar)
 
 
 def _sentence(scene: Scene) -> str:
@@ -102,8 +113,10 @@ def _answered(scene: Scene) -> str:
     by = progress.by_source
     fallback = by.get("secondary", 0) + by.get("offline", 0)
     text = f"{progress.answered} of {progress.total}: primary {by.get('primary', 0)}, fallback {fallback}"
-    return text + (f", failed {progress.failed}" if progress.failed else "") + (
-        f", sent again {progress.resent}" if progress.resent else ""
+    return (
+        text
+        + (f", failed {progress.failed}" if progress.failed else "")
+        + (f", sent again {progress.resent}" if progress.resent else "")
     )
 
 

@@ -105,7 +105,5 @@ def _locked(path: Path) -> io.FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise LedgerError(
-            f"Another run holds {path}: wait until it ends, or give this one another output."
-        ) from None
+        raise LedgerError(f"Another run holds {path}: wait until it ends, or give this one another output.") from None
     return file

@@ -60,9 +60,7 @@ def run_lines(
                 elapsed_s = time.monotonic() - began
                 return RunSummary.of(ledger.state, digest.lines, elapsed_s, already_complete=True)
             link.check()
-            loop = RunLoop(
-                link, ledger, output, total=digest.lines, options=options, progress=progress, stop=stop
-            )
+            loop = RunLoop(link, ledger, output, total=digest.lines, options=options, progress=progress, stop=stop)
             return loop.run(read_prompts(input_path, skip=output.lines), began)
     except (LedgerError, OutputError, LinkError) as exc:
         raise RunError(str(exc)) from exc

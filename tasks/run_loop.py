@@ -152,9 +152,7 @@ class RunLoop:
         ):
             line = next(source, None)
             if line is None:
-                raise RunError(
-                    "The input became shorter while it was read: run it again with an input at rest."
-                )
+                raise RunError("The input became shorter while it was read: run it again with an input at rest.")
             self._read_through += 1
             self._take_up(line)
 
@@ -186,17 +184,13 @@ class RunLoop:
     def _take_answer(self, prompt: Prompt, task_id: str, result: Any) -> None:
         answer = result.get("answer") if isinstance(result, dict) else None
         if not isinstance(answer, str):
-            self._take_error(
-                prompt, f"The task returned something else than {_EXPECTED_RESULT}.", task_id=task_id
-            )
+            self._take_error(prompt, f"The task returned something else than {_EXPECTED_RESULT}.", task_id=task_id)
             return
         source, degraded = str(result.get("source", "unknown")), bool(result.get("degraded", False))
         self._ledger.append(Answered(prompt.number, task_id, source, degraded))
         self._settle(prompt, {"answer": answer, "source": source, "degraded": degraded})
 
-    def _take_error(
-        self, line: Prompt | BadLine, error: str, task_id: str | None = None, kind: str = "failed"
-    ) -> None:
+    def _take_error(self, line: Prompt | BadLine, error: str, task_id: str | None = None, kind: str = "failed") -> None:
         self._ledger.append(Failed(line.number, task_id, error, kind))
         self._settle(line, {"error": error})
 

@@ -26,9 +26,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ScriptError(
-                f"Unknown mode {self.mode!r} in the script: expected one of {', '.join(MODES)}."
-            )
+            raise ScriptError(f"Unknown mode {self.mode!r} in the script: expected one of {', '.join(MODES)}.")
         if self.for_s <= 0 or self.retry_after_s < 0 or not 0 <= self.error_share <= 1:
             raise ScriptError(f"A phase of the script has a value out of range: {self}.")
 

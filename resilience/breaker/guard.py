@@ -20,7 +20,15 @@ from typing import Any, TypeVar
 from resilience.breaker import machine
 from resilience.breaker.machine import Circuit, Outcome, State
 from resilience.breaker.policy import BreakerPolicy, check_name
-from resilience.breaker.store import STORE_ERRORS, CircuitStore, IndexEntry, Reply, connect, parse_push, pushes
+from resilience.breaker.store import (
+    STORE_ERRORS,
+    CircuitStore,
+    IndexEntry,
+    Reply,
+    connect,
+    parse_push,
+    pushes,
+)
 from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.workers.identity import owner
@@ -78,7 +86,12 @@ class Breakers:
     `policy` gives a circuit's policy by name. Events go to `bus`.
     """
 
-    def __init__(self, store: CircuitStore, policy: Callable[[str], BreakerPolicy] | None = None, bus: Bus | None = None) -> None:
+    def __init__(
+        self,
+        store: CircuitStore,
+        policy: Callable[[str], BreakerPolicy] | None = None,
+        bus: Bus | None = None,
+    ) -> None:
         self._store = store
         self._policy = policy or (lambda _name: BreakerPolicy())
         self._bus = bus or Bus()
@@ -209,6 +222,13 @@ class Breakers:
             self._flushed_at[name] = time.monotonic()
         self._report(name, Outcome(epoch, owner(), pending, result is Result.FAILURE, permit_id))
 
+    def settle_lost(self, name: str, permit_id: str, result: Result) -> None:
+        """Report an attempt whose process died: its permit, if it held one, is known by its id only."""
+        epoch = self._epoch(name)
+        view = self._views.get(name)
+        probing = view is not None and view.state is not State.CLOSED
+        self.settle(name, epoch, permit_id if probing else "", result)
+
     def flush(self) -> None:
         """Send the successes that wait for company."""
         with self._lock:
@@ -329,7 +349,13 @@ class Breakers:
         if reply.old is not None:
             self._bus.publish(
                 CircuitChanged(
-                    name, reply.old.value, reply.state.value, reply.epoch, reply.reason, reply.remaining_ms / 1000, actor
+                    name,
+                    reply.old.value,
+                    reply.state.value,
+                    reply.epoch,
+                    reply.reason,
+                    reply.remaining_ms / 1000,
+                    actor,
                 )
             )
 

@@ -100,7 +100,9 @@ def record(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: in
     return _open(circuit, reason, policy, now_ms, jitter) if reason else (circuit, None)
 
 
-def admit(circuit: Circuit, permit: str, lease_ms: int, policy: BreakerPolicy, now_ms: int) -> tuple[Circuit, bool, Transition | None]:
+def admit(
+    circuit: Circuit, permit: str, lease_ms: int, policy: BreakerPolicy, now_ms: int
+) -> tuple[Circuit, bool, Transition | None]:
     """The circuit after a call asked to pass, whether it may, and the transition that this caused, if any."""
     transition = None
     if circuit.state is State.OPEN and now_ms >= circuit.until_ms:

@@ -41,7 +41,9 @@ class BreakerPolicy(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> BreakerPolicy:
         if self.open_max_s < self.open_s:
-            raise ValueError(f"open_max_s {self.open_max_s:g} is below open_s {self.open_s:g}: it must be at least that")
+            raise ValueError(
+                f"open_max_s {self.open_max_s:g} is below open_s {self.open_s:g}: it must be at least that"
+            )
         return self
 
     def open_for_s(self, opens: int, jitter: float) -> float:

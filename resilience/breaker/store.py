@@ -64,14 +64,18 @@ class CircuitStore:
         self.channel = f"{prefix}:circuits"
         self._script = client.register_script((files(__package__) / "circuit.lua").read_text("utf-8"))
 
-    def record(self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float, now_ms: int | None = None) -> Reply:
+    def record(
+        self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float, now_ms: int | None = None
+    ) -> Reply:
         args = [outcome.epoch, outcome.worker, outcome.successes, int(outcome.failure), outcome.permit]
         return self._call("record", name, policy, jitter, now_ms, args)
 
     def admit(self, name: str, policy: BreakerPolicy, permit: str, lease_s: float, now_ms: int | None = None) -> Reply:
         return self._call("admit", name, policy, 0.0, now_ms, [permit, int(lease_s * 1000)])
 
-    def reset(self, name: str, policy: BreakerPolicy, reason: str, epoch: int | None, now_ms: int | None = None) -> Reply:
+    def reset(
+        self, name: str, policy: BreakerPolicy, reason: str, epoch: int | None, now_ms: int | None = None
+    ) -> Reply:
         return self._call("reset", name, policy, 0.0, now_ms, ["" if epoch is None else epoch, reason])
 
     def audit(self, entry: dict[str, Any]) -> None:
@@ -109,12 +113,12 @@ class CircuitStore:
         }  # fmt: skip
 
     def server_time_ms(self) -> int:
-        seconds, micros = cast("tuple[int, int]", self._client.time())
+        seconds, micros = self._client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     def listen(self) -> redis.client.PubSub:
         """A subscription to transitions; each message is "name state epoch remaining_ms"."""
-        subscription = self._client.pubsub(ignore_subscribe_messages=True)
+        subscription: redis.client.PubSub = self._client.pubsub(ignore_subscribe_messages=True)
         subscription.subscribe(self.channel)
         return subscription
 

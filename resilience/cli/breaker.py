@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resilience.cli.context import Refused, Wrong, json_option, needs_redis, operator, print_json, resilience_of
+from resilience.cli.context import (
+    Refused,
+    Wrong,
+    json_option,
+    needs_redis,
+    operator,
+    print_json,
+    resilience_of,
+)
 
 if TYPE_CHECKING:
     from resilience.breaker.guard import Breakers
@@ -68,9 +76,7 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
 @click.option("--actor", default=None, help="Who; default: your login name.")
 @json_option
 @click.pass_context
-def reset(
-    context: click.Context, name: str, reason: str, epoch: int | None, actor: str | None, as_json: bool
-) -> None:
+def reset(context: click.Context, name: str, reason: str, epoch: int | None, actor: str | None, as_json: bool) -> None:
     """Close a circuit and forget its failures."""
     breakers = resilience_of(context).breakers
     with needs_redis(STORE):

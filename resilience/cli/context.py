@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 class Refused(click.ClickException):
-    """The world is not as needed; exit code 1."""
+    """The world is not as needed; exit code 1 unless another is given."""
 
-    exit_code = 1
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        vars(self)["exit_code"] = exit_code  # a class variable in click's types, read from the instance
 
 
 class Wrong(click.ClickException):
@@ -38,7 +40,7 @@ def resilience_of(context: click.Context) -> Resilience:
     resilience = getattr(app, "resilience", None)
     if resilience is None:
         raise Wrong(
-            f"app {app.main or '?'} has no Celeriac: name an app that calls Resilience(app), as in `celery -A tasks ...`"
+            f"app {app.main or '?'} has no Celeriac: name one that calls Resilience(app), as in `celery -A tasks ...`"
         )
     try:
         resilience.settings  # noqa: B018  validation happens on first use

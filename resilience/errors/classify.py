@@ -14,7 +14,14 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from resilience.errors.taxonomy import MATRIX, CircuitOpenError, ErrorCategory, PermanentError, Row, TransientError
+from resilience.errors.taxonomy import (
+    MATRIX,
+    CircuitOpenError,
+    ErrorCategory,
+    PermanentError,
+    Row,
+    TransientError,
+)
 
 _C = ErrorCategory
 
@@ -39,7 +46,7 @@ def rule(function: UserRule) -> UserRule:
 
 
 def classify(error: BaseException, now: datetime | None = None) -> Classified:
-    """The category of `error` with its row. `now` serves a Retry-After given as a date; without it dates are ignored."""
+    """The category of `error` with its row. `now` serves a Retry-After that is a date."""
     category = _category(error)
     return Classified(category, MATRIX[category], retry_after_s(error, now))
 

@@ -48,9 +48,7 @@ class ChildSpec:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace_s: float = 10.0
     restart: bool = True
-    stops_last: bool = (
-        False  # stopped after all others are gone: the broker that they need to shut down cleanly
-    )
+    stops_last: bool = False  # stopped after all others are gone: the broker that they need to shut down cleanly
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,12 @@ class Keeper:
         self.spec = spec
         self.log_path = log_path
         self._on_event = on_event
-        self._thread = threading.Thread(target=self._keep, name=f"keeper-{spec.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"keeper-{spec.name}", daemon=True)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._launched = threading.Event()
+        # not Thread.join: a KeyboardInterrupt in it marks a running thread as stopped (CPython 3.10 to 3.12)
+        self._ended = threading.Event()
         self._launch_error: OSError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
@@ -122,9 +122,7 @@ class Keeper:
         self._thread.start()
         self._launched.wait()
         if self._launch_error is not None:
-            raise EmbeddedPoolError(
-                f"cannot start {self.spec.name}: {self._launch_error}"
-            ) from self._launch_error
+            raise EmbeddedPoolError(f"cannot start {self.spec.name}: {self._launch_error}") from self._launch_error
 
     @property
     def member(self) -> Member:
@@ -142,7 +140,7 @@ class Keeper:
     @property
     def running(self) -> bool:
         """Whether the keeper still keeps: its child lives or will be started again."""
-        return self._thread.is_alive()
+        return self._thread.ident is not None and not self._ended.is_set()
 
     def send(self, sig: signal.Signals) -> None:
         """Send `sig` to the child's main process. Raises EmbeddedPoolError when it is not running."""
@@ -172,8 +170,7 @@ class Keeper:
 
     def join(self, timeout_s: float) -> bool:
         """Wait until the child is gone and its keeper has ended; False if `timeout_s` was too short."""
-        self._thread.join(max(0.0, timeout_s))
-        return not self._thread.is_alive()
+        return not self.running or self._ended.wait(max(0.0, timeout_s))
 
     def log_tail(self, lines: int = 5) -> str:
         """The last non-empty lines of the child's log."""
@@ -183,6 +180,12 @@ class Keeper:
             log.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
         return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        finally:
+            self._ended.set()
 
     def _keep(self) -> None:
         deaths_in_a_row = 0

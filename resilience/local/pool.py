@@ -260,6 +260,5 @@ def require_answer(redis_url: str, timeout_s: float = 2.0) -> None:
             client.ping()
         except redis.RedisError as error:
             raise EmbeddedPoolError(
-                f"no Redis answers at {shown} ({redact(str(error))}): "
-                "start it, or leave the URL out to start one here"
+                f"no Redis answers at {shown} ({redact(str(error))}): start it, or leave the URL out to start one here"
             ) from error

@@ -143,12 +143,10 @@ class Supervisor:
         survivors: list[str] = []
         for last in (False, True):
             stage = [keeper for keeper in self._keepers.values() if keeper.spec.stops_last is last]
-            survivors += self._stop_stage([keeper for keeper in stage if keeper.running], hurry)
+            survivors += self._stop_stage(stage, hurry)
         self._kill_descendants()
         if survivors:
-            raise EmbeddedPoolError(
-                f"still running after SIGKILL, look at them with ps: {', '.join(survivors)}"
-            )
+            raise EmbeddedPoolError(f"still running after SIGKILL, look at them with ps: {', '.join(survivors)}")
 
     def _stop_stage(self, keepers: list[Keeper], hurry: bool) -> list[str]:
         self._remember_descendants(keepers)

@@ -66,14 +66,12 @@ class Journey:
 
 
 def journey_of(headers: Mapping[str, Any] | None, queue: str) -> Journey:
-    """The journey written in a message's headers; a message without one, or with a mangled one, is at home in `queue`."""
-    raw = (headers or {}).get(HEADER)
+    """The journey written in a message's headers; without one, or a usable one, it is at home in `queue`."""
+    raw: Any = (headers or {}).get(HEADER)
     try:
-        hops = tuple(Hop(str(o), str(d), str(r), int(level)) for o, d, r, level in raw["hops"][-KEPT_HOPS:])  # type: ignore[index]
-        journey = Journey(
-            str(raw["home"]), int(raw["level"]), int(raw["spent"]), hops, int(raw["hop_count"])  # type: ignore[index]
-        )
-    except (KeyError, TypeError, ValueError, IndexError):
+        hops = tuple(Hop(str(o), str(d), str(r), int(level)) for o, d, r, level in raw["hops"][-KEPT_HOPS:])
+        journey = Journey(str(raw["home"]), int(raw["level"]), int(raw["spent"]), hops, int(raw["hop_count"]))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return Journey(queue)
     return journey if journey.home and journey.level >= 0 and journey.hop_count >= 0 else Journey(queue)
 

@@ -55,7 +55,11 @@ class HealthChecks:
         """The beat entry; a round that waited longer than an interval is of no use and expires."""
         interval_s = self._resilience.settings.health_interval_s
         return {
-            "celeriac-health-round": {"task": ROUND, "schedule": interval_s, "options": {"expires": interval_s}},
+            "celeriac-health-round": {
+                "task": ROUND,
+                "schedule": interval_s,
+                "options": {"expires": interval_s},
+            },
         }
 
     def start_round(self) -> None:

@@ -83,7 +83,7 @@ class Pulse:
                 finally:
                     self._witness = None
                     broker.close()
-            except BROKER_ERRORS as error:
+            except BROKER_ERRORS as error:  # noqa: PERF203  the loop is what must go on
                 connected_before = True
                 logger.warning("celeriac: pulse lost its connection (%s); again in a moment", describe(error))
                 self._stopping.wait(0.2)

@@ -59,7 +59,7 @@ class Registry:
         return f"{self._prefix}:alive:{owner}"
 
     def beat(self, owner: str, gone_s: float, silent_s: float, reconnected: bool) -> list[str]:
-        """Renew `owner` and return suspects: workers whose beat is late and whose connection is gone, or long silent."""
+        """Renew `owner` and return suspects: late and without a connection, or long silent with one."""
         rows = self._pulse(
             keys=[self._beats, self._seen, self._grace, self._info(owner)],
             args=[owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000],

@@ -25,7 +25,7 @@ def log_sink(event: Event) -> None:
     logger.log(level, "%s", text, extra={"celeriac_event": event.kind})
 
 
-def _line(event: Event) -> tuple[int, str]:
+def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
     match event:
         case CircuitChanged(name=name, old=old, new=new, reason=reason, open_s=open_s):
             wait = f" for {open_s:.1f} s" if new == "open" else ""
@@ -37,11 +37,20 @@ def _line(event: Event) -> tuple[int, str]:
         case TaskRerouted(task_id=task_id, task=task, origin=origin, destination=destination, reason=reason):
             return logging.INFO, f"task {task}[{task_id}] moved from {origin} to {destination} ({reason})"
         case RetryDecided(task_id=task_id, task=task, attempt=attempt, category=category, delay_s=delay_s):
-            return logging.INFO, f"task {task}[{task_id}] attempt {attempt}: {category}, again in {delay_s:.2f} s"
+            return (
+                logging.INFO,
+                f"task {task}[{task_id}] attempt {attempt}: {category}, again in {delay_s:.2f} s",
+            )
         case TaskAbandoned(task_id=task_id, task=task, attempt=attempt, category=category, error=error):
-            return logging.ERROR, f"task {task}[{task_id}] given up after attempt {attempt}: {category}: {error}"
+            return (
+                logging.ERROR,
+                f"task {task}[{task_id}] given up after attempt {attempt}: {category}: {error}",
+            )
         case WorkerDied(owner=owner, reclaimed=reclaimed, by=by):
-            return logging.WARNING, f"worker {owner} died: {reclaimed} messages back on their queues (by {by})"
+            return (
+                logging.WARNING,
+                f"worker {owner} died: {reclaimed} messages back on their queues (by {by})",
+            )
         case WorkerUnhealthy(owner=owner, missed=missed):
             return logging.WARNING, f"worker {owner} missed {missed} health checks"
         case _:

@@ -15,9 +15,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from resilience.local.orphans import bound_to_parent
 
-on_linux = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the kernel's death signal is Linux's"
-)
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's death signal is Linux's")
 
 # A child with a child of its own, both bound to their parents; it notes a SIGTERM and goes on.
 CHILD = """
@@ -90,21 +88,15 @@ def supervising(tmp_path: Path) -> Iterator[Supervising]:
 
 
 @on_linux
-def test_sigkill_of_the_supervising_process_leaves_no_orphan(
-    tmp_path: Path, supervising: Supervising
-) -> None:
+def test_sigkill_of_the_supervising_process_leaves_no_orphan(tmp_path: Path, supervising: Supervising) -> None:
     process = supervising()
     family = family_of(tmp_path)
     process.kill()
     until(lambda: gone(family), within_s=2)
 
 
-@pytest.mark.parametrize(
-    ("sig", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_one_signal_stops_all(
-    tmp_path: Path, supervising: Supervising, sig: signal.Signals, exit_code: int
-) -> None:
+@pytest.mark.parametrize(("sig", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_one_signal_stops_all(tmp_path: Path, supervising: Supervising, sig: signal.Signals, exit_code: int) -> None:
     process = supervising()
     family = family_of(tmp_path)
     process.send_signal(sig)
@@ -132,9 +124,7 @@ def test_a_burst_of_ctrl_c_leaves_nothing(tmp_path: Path, supervising: Supervisi
     until(lambda: gone(family), within_s=2)
 
 
-def test_a_program_that_crashes_without_stopping_leaves_nothing(
-    tmp_path: Path, supervising: Supervising
-) -> None:
+def test_a_program_that_crashes_without_stopping_leaves_nothing(tmp_path: Path, supervising: Supervising) -> None:
     process = supervising(end="forget")
     family = family_of(tmp_path)
     assert process.stdin is not None

@@ -58,9 +58,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def pool(project: Path) -> Iterator[EmbeddedPool]:
-    with EmbeddedPool(
-        PoolLayout("tinyapp", concurrency=1, workers=1, flower=False, env={"COLOUR": "green"})
-    ) as pool:
+    with EmbeddedPool(PoolLayout("tinyapp", concurrency=1, workers=1, flower=False, env={"COLOUR": "green"})) as pool:
         yield pool
 
 
@@ -68,7 +66,8 @@ def pool(project: Path) -> Iterator[EmbeddedPool]:
 def client(pool: EmbeddedPool) -> Iterator[Celery]:
     with Celery("client", broker=pool.broker_url, backend=pool.backend_url, set_as_current=False) as client:
         yield client
-        client.backend.client.close()
+        client.backend.result_consumer.stop()
+        client.backend.client.connection_pool.disconnect()  # Celery gives the client a pool that it does not own
 
 
 def where(client: Celery, queue: str) -> tuple[str, int]:
@@ -83,9 +82,7 @@ def pid_of(pool: EmbeddedPool, name: str) -> int | None:
 @pytest.mark.parametrize(
     ("queue", "name"), [("celery", "worker1"), ("fallback", "fallback1"), ("sessions", "session1")]
 )
-def test_each_queue_is_served_by_its_worker(
-    pool: EmbeddedPool, client: Celery, queue: str, name: str
-) -> None:
+def test_each_queue_is_served_by_its_worker(pool: EmbeddedPool, client: Celery, queue: str, name: str) -> None:
     colour, pid = where(client, queue)
     assert colour == "green"
     main = pid_of(pool, name)
@@ -106,9 +103,7 @@ def test_a_killed_worker_comes_back_and_works(pool: EmbeddedPool, client: Celery
     assert pid_of(pool, "worker1") != before
 
 
-def test_a_killed_broker_comes_back_on_its_port_with_what_was_queued(
-    pool: EmbeddedPool, client: Celery
-) -> None:
+def test_a_killed_broker_comes_back_on_its_port_with_what_was_queued(pool: EmbeddedPool, client: Celery) -> None:
     client.send_task("tinyapp.where", queue="nobody-listens-here")
     before = pid_of(pool, "redis")
     pool.kill("redis")
@@ -117,14 +112,8 @@ def test_a_killed_broker_comes_back_on_its_port_with_what_was_queued(
         Celery("later", broker=pool.broker_url, set_as_current=False) as later,
         later.connection() as connection,
     ):
-        until(
-            lambda: (
-                connection.ensure_connection(max_retries=20, interval_start=0.1, interval_step=0) is not None
-            )
-        )
-        assert (
-            connection.default_channel.queue_declare("nobody-listens-here", passive=True).message_count == 1
-        )
+        until(lambda: connection.ensure_connection(max_retries=20, interval_start=0.1, interval_step=0) is not None)
+        assert connection.default_channel.queue_declare("nobody-listens-here", passive=True).message_count == 1
 
 
 def test_after_stop_no_process_no_port_and_no_folder_is_left(project: Path) -> None:
@@ -154,9 +143,7 @@ def test_after_stop_no_process_no_port_and_no_folder_is_left(project: Path) -> N
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's death signal is Linux's")
 def test_sigkill_of_the_pool_s_owner_leaves_no_orphan(project: Path, tmp_path: Path) -> None:
     env = {**__import__("os").environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER], cwd=project, env=env, stdout=subprocess.PIPE
-    ) as owner:
+    with subprocess.Popen([sys.executable, "-c", OWNER], cwd=project, env=env, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
         family = psutil.Process(owner.pid).children(recursive=True)
@@ -170,9 +157,7 @@ def test_an_app_that_cannot_be_imported_is_reported_with_the_child_s_own_words(p
     pool = EmbeddedPool(
         PoolLayout("broken", workers=1, fallback_workers=0, session_workers=0, flower=False, beat=False)
     )
-    with pytest.raises(
-        EmbeddedPoolError, match=r"worker1 keeps dying at start \(exit code \d\)[^']*no_such_library"
-    ):
+    with pytest.raises(EmbeddedPoolError, match=r"worker1 keeps dying at start \(exit code \d\)[^']*no_such_library"):
         pool.start()
     with pytest.raises(EmbeddedPoolError, match="not running"):
         pool.members()
@@ -183,9 +168,7 @@ def test_an_occupied_flower_port_is_one_sentence_before_anything_starts(project:
         occupant.bind(("127.0.0.1", 0))
         occupant.listen()
         port = occupant.getsockname()[1]
-        with pytest.raises(
-            EmbeddedPoolError, match=rf"^port {port} for Flower is in use by another process: [^\n]*$"
-        ):
+        with pytest.raises(EmbeddedPoolError, match=rf"^port {port} for Flower is in use by another process: [^\n]*$"):
             EmbeddedPool(PoolLayout("tinyapp", flower_port=port)).start()
 
 

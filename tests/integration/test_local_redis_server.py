@@ -39,9 +39,7 @@ def test_it_answers_when_start_returns_and_is_gone_after_stop() -> None:
 
 def test_it_listens_on_the_loopback_interface_only() -> None:
     with RedisServer() as server:
-        listening = [
-            c for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN
-        ]
+        listening = [c for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
         assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
 

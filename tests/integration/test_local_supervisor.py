@@ -63,9 +63,7 @@ def kinds(events: list[SupervisorEvent]) -> list[EventKind]:
     return [event.kind for event in events]
 
 
-def test_a_killed_child_is_started_again_under_its_name(
-    supervisor: Supervisor, events: list[SupervisorEvent]
-) -> None:
+def test_a_killed_child_is_started_again_under_its_name(supervisor: Supervisor, events: list[SupervisorEvent]) -> None:
     supervisor.add(python(SLEEPER))
     first = supervisor.member("child")
 
@@ -85,9 +83,7 @@ def test_a_child_that_keeps_dying_is_started_ever_more_slowly_and_said_to(
 ) -> None:
     supervisor.add(python("raise SystemExit(3)"))
     until(lambda: supervisor.member("child").restarts >= 2)
-    delays = [
-        (event.delay_s, event.deaths_in_a_row) for event in events if event.kind is EventKind.RESTARTING
-    ]
+    delays = [(event.delay_s, event.deaths_in_a_row) for event in events if event.kind is EventKind.RESTARTING]
     assert delays[:2] == [(pytest.approx(0.2), 1), (pytest.approx(0.4), 2)]
     assert supervisor.member("child").last_exit == "exit code 3"
 
@@ -102,9 +98,7 @@ def test_a_child_without_restart_stays_dead(supervisor: Supervisor, events: list
 
 def test_the_output_of_every_life_is_in_the_log(supervisor: Supervisor) -> None:
     supervisor.add(python("import sys; print('one'); sys.exit('two')"))
-    until(
-        lambda: supervisor.member("child").restarts >= 1 and supervisor.log_tail("child", 9).count("two") >= 2
-    )
+    until(lambda: supervisor.member("child").restarts >= 1 and supervisor.log_tail("child", 9).count("two") >= 2)
     assert "one" in supervisor.log_tail("child", 9)
 
 
@@ -130,9 +124,7 @@ def test_what_a_dead_child_left_in_its_group_is_ended_before_the_restart(supervi
     psutil.Process(left_group).kill()  # out of reach by its own wish, so the test ends it
 
 
-def test_a_stubborn_child_is_killed_after_its_grace(
-    supervisor: Supervisor, events: list[SupervisorEvent]
-) -> None:
+def test_a_stubborn_child_is_killed_after_its_grace(supervisor: Supervisor, events: list[SupervisorEvent]) -> None:
     supervisor.add(python(STUBBORN, stop_grace_s=0.3))
     until(lambda: supervisor.log_tail("child") == "ready")
     begun = time.monotonic()
@@ -141,18 +133,14 @@ def test_a_stubborn_child_is_killed_after_its_grace(
     assert events[-2].ended == "SIGKILL"
 
 
-def test_a_frozen_child_still_gets_its_stop_signal(
-    supervisor: Supervisor, events: list[SupervisorEvent]
-) -> None:
+def test_a_frozen_child_still_gets_its_stop_signal(supervisor: Supervisor, events: list[SupervisorEvent]) -> None:
     supervisor.add(python(SLEEPER))
     supervisor.kill("child", signal.SIGSTOP)
     supervisor.stop()
     assert events[-2].ended == "SIGTERM"
 
 
-def test_the_broker_is_stopped_after_all_others(
-    supervisor: Supervisor, events: list[SupervisorEvent]
-) -> None:
+def test_the_broker_is_stopped_after_all_others(supervisor: Supervisor, events: list[SupervisorEvent]) -> None:
     supervisor.add(python(SLEEPER, "broker", stops_last=True))
     supervisor.add(python(SLEEPER, "worker"))
     supervisor.stop()
@@ -160,9 +148,7 @@ def test_the_broker_is_stopped_after_all_others(
     assert ended == ["worker", "broker"]
 
 
-def test_stop_during_a_restart_delay_starts_nothing(
-    supervisor: Supervisor, events: list[SupervisorEvent]
-) -> None:
+def test_stop_during_a_restart_delay_starts_nothing(supervisor: Supervisor, events: list[SupervisorEvent]) -> None:
     supervisor.add(python("pass"))
     until(lambda: EventKind.RESTARTING in kinds(events))
     supervisor.stop()
@@ -171,9 +157,7 @@ def test_stop_during_a_restart_delay_starts_nothing(
     assert not supervisor.member("child").alive
 
 
-def test_an_observer_that_fails_does_not_stop_the_restarts(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_observer_that_fails_does_not_stop_the_restarts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail(event: SupervisorEvent) -> None:
         raise ValueError(f"cannot show {event}")
 

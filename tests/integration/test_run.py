@@ -191,9 +191,7 @@ def test_running_again_after_completion_does_nothing_and_says_so(shared_pool: Po
     assert job.output.read_bytes() == before
 
 
-def test_bad_and_failing_lines_get_their_sentence_and_the_rest_its_answers(
-    shared_pool: Pool, job: Job
-) -> None:
+def test_bad_and_failing_lines_get_their_sentence_and_the_rest_its_answers(shared_pool: Pool, job: Job) -> None:
     job.source.write_bytes(
         b'{"prompt": "good"}\nnot json\n{"prompt": "fail please", "id": 3}\n'
         b'{"prompt": "nonsense"}\n\n{"prompt": "last"}'
@@ -308,9 +306,7 @@ def test_a_broker_that_is_away_in_the_middle_loses_nothing(own_pool: Pool, job: 
     assert [a["line"] for a in job.answers()] == list(range(1, 151))
 
 
-def test_a_broker_that_stays_away_ends_the_run_with_a_sentence_and_it_can_be_resumed(
-    own_pool: Pool, job: Job
-) -> None:
+def test_a_broker_that_stays_away_ends_the_run_with_a_sentence_and_it_can_be_resumed(own_pool: Pool, job: Job) -> None:
     own_pool.start_worker()
     job.write(*("slow 0.02" for _ in range(100)))
 
@@ -326,9 +322,7 @@ def test_a_broker_that_stays_away_ends_the_run_with_a_sentence_and_it_can_be_res
     assert job.run(own_pool.app(), resend_after_s=2.0).answered == 100
 
 
-def test_a_refused_key_stops_sending_and_the_run_can_be_resumed_with_the_right_one(
-    shared_pool: Pool, job: Job
-) -> None:
+def test_a_refused_key_stops_sending_and_the_run_can_be_resumed_with_the_right_one(shared_pool: Pool, job: Job) -> None:
     key = job.source.with_name("key")
     job.write("fine", *(f"refuse {key}" for _ in range(300)))
 
@@ -357,9 +351,7 @@ def refused(app: Celery, source: Path, output: Path) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_run_is_one_sentence_and_leaves_no_file(
-    tmp_path: Path, shared_pool: Pool, job: Job
-) -> None:
+def test_what_cannot_run_is_one_sentence_and_leaves_no_file(tmp_path: Path, shared_pool: Pool, job: Job) -> None:
     app = shared_pool.app()
     job.write("one")
     (tmp_path / "folder").mkdir()

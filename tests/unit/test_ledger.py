@@ -57,9 +57,7 @@ def histories(draw: st.DrawFn) -> list[Record]:
             records.append(answered(line, draw(st.integers(1, sends[line]))))
             ended.add(line)
         elif action == "fail" and line not in ended:
-            records.append(
-                Failed(line, None, "Why not.", kind=draw(st.sampled_from(["failed", "bad", "lost"])))
-            )
+            records.append(Failed(line, None, "Why not.", kind=draw(st.sampled_from(["failed", "bad", "lost"]))))
             ended.add(line)
         elif action == "refuse" and sends[line] and line not in ended:
             records.append(Refused(line, task_id_of(RUN, line, sends[line])))

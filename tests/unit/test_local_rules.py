@@ -22,18 +22,14 @@ def _program(folder: Path, name: str) -> Path:
     return program
 
 
-def test_a_redis_server_on_path_is_preferred_to_valkey(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redis_server_on_path_is_preferred_to_valkey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _program(tmp_path, "valkey-server")
     redis = _program(tmp_path, "redis-server")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_server().path == redis
 
 
-def test_valkey_is_taken_when_it_is_the_only_one_on_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_valkey_is_taken_when_it_is_the_only_one_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     valkey = _program(tmp_path, "valkey-server")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_server().path == valkey
@@ -87,9 +83,7 @@ def test_a_restart_is_announced_with_its_reason_and_delay() -> None:
         ("rediss://u:p@h/4?ssl_cert_reqs=none", *["rediss://u:p@h/4?ssl_cert_reqs=none"] * 2),
     ],
 )
-def test_a_database_named_in_the_url_is_kept_and_else_0_and_1_are_used(
-    given: str, broker: str, backend: str
-) -> None:
+def test_a_database_named_in_the_url_is_kept_and_else_0_and_1_are_used(given: str, broker: str, backend: str) -> None:
     assert urls_of(given) == (broker, backend)
 
 
