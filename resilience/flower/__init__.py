@@ -1,0 +1,1 @@
+"""Celeriac's pages and JSON API inside Flower, without a fork; `celery -A app dashboard` starts them."""

@@ -1,0 +1,101 @@
+"""What pages and API ask of the circuits: a report, a reset; off the event loop and bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from resilience.breaker.guard import Breakers
+from resilience.breaker.store import STORE_ERRORS
+from signals.redact import describe, redact
+
+# Each question to Redis is bounded by store_timeout_s; this bounds what that cannot, such as a name server.
+ANSWER_WITHIN_S = 3.0
+REASON_LENGTH = 200
+_AUDIT_SHOWN = 20
+
+T = TypeVar("T")
+
+
+class RefusedError(Exception):
+    """A request that is answered with one sentence for a person and an HTTP status."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class Report:
+    """All circuits by name, as `Breakers.snapshots` gives them, and the newest operator actions first."""
+
+    circuits: dict[str, dict[str, Any]]
+    audit: list[dict[str, str]]
+
+
+class CircuitDesk:
+    """Asks in threads of its own, because Flower's are busy for seconds when the broker is away.
+
+    Its methods raise RefusedError.
+    """
+
+    def __init__(self, breakers: Breakers) -> None:
+        self._breakers = breakers
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="celeriac-desk")
+
+    async def report(self) -> Report:
+        """Everything the page shows; 503 when Redis is away."""
+
+        def ask() -> Report:
+            return Report(self._breakers.snapshots(), self._breakers.audit(_AUDIT_SHOWN))
+
+        return await self._answer(ask, "Redis does not answer, so nobody can see the circuits")
+
+    async def circuit(self, name: str) -> dict[str, Any]:
+        """One circuit; 404 when nobody used it, 503 when Redis is away."""
+        return await self._answer(lambda: self._known(name), f"Redis does not answer, so nobody can see circuit {name}")
+
+    async def reset(self, name: str, *, actor: str, reason: str, epoch: int | None) -> None:
+        """Close circuit `name`, if it is still at `epoch`.
+
+        Refused with 400 for a missing or long reason, 404 for a circuit that nobody used, 409 when the
+        circuit changed since `epoch`, 503 when Redis is away.
+        """
+        words = " ".join(reason.split())
+        if not words:
+            raise RefusedError(400, "A reset needs a reason: say why in a few words, it goes into the audit log.")
+        if len(words) > REASON_LENGTH:
+            raise RefusedError(400, f"The reason has {len(words)} characters; at most {REASON_LENGTH} are kept.")
+
+        def ask() -> None:
+            known = self._known(name)  # a reset would create a circuit that nobody used
+            if not self._breakers.reset(name, actor=actor, reason=redact(words), epoch=epoch):
+                raise RefusedError(
+                    409,
+                    f"Nothing was reset: circuit {name} changed meanwhile, look again. "
+                    f"It is {known['state']} now (epoch {known['epoch']}; you saw epoch {epoch}).",
+                )
+
+        await self._answer(ask, f"Redis does not answer: look again whether circuit {name} was reset")
+
+    def _known(self, name: str) -> dict[str, Any]:
+        try:
+            snapshot = self._breakers.snapshot(name)
+        except ValueError as error:
+            raise RefusedError(404, f"{error}.") from None
+        if not snapshot:
+            raise RefusedError(404, f"There is no circuit {name}: no worker has used one of that name.")
+        return snapshot
+
+    async def _answer(self, ask: Callable[[], T], otherwise: str) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._threads, ask), ANSWER_WITHIN_S)
+        except asyncio.TimeoutError:
+            raise RefusedError(503, f"{otherwise} (no answer within {ANSWER_WITHIN_S:g} s).") from None
+        except STORE_ERRORS as error:
+            raise RefusedError(503, f"{otherwise} ({describe(error)}).") from error
