@@ -67,7 +67,7 @@ def client(pool: EmbeddedPool) -> Iterator[Celery]:
     with Celery("client", broker=pool.broker_url, backend=pool.backend_url, set_as_current=False) as client:
         yield client
         client.backend.result_consumer.stop()
-        client.backend.client.connection_pool.disconnect()  # Celery gives the client a pool that it does not own
+        client.backend.client.connection_pool.disconnect()  # the client does not own its pool
 
 
 def where(client: Celery, queue: str) -> tuple[str, int]:
