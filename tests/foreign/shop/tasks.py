@@ -1,0 +1,75 @@
+"""Somebody else's project: its own `tasks.py`, made resilient with two lines."""
+
+import os
+import time
+
+import httpx
+import redis
+from celery import Celery, Task
+
+from resilience import Resilience
+
+REDIS = os.environ["SHOP_REDIS"]
+app = Celery("shop", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+Resilience(app)
+
+app.conf.update(
+    worker_prefetch_multiplier=2,
+    resilience_circuits={
+        "payments": {"open_s": 1.0, "open_max_s": 1.0},
+        "slow-to-open": {"consecutive_failures": 1000, "minimum_calls": 1000},
+    },
+)
+book = redis.Redis.from_url(f"{REDIS}/2", decode_responses=True)
+
+
+class Audited(Task):
+    """A base class of the project's own."""
+
+    def on_success(self, retval, task_id, args, kwargs):
+        book.rpush("audited", task_id)
+
+
+@app.task(bind=True, circuit="payments", fallback=["fallback"])
+def charge(self, order_id):
+    """Ask the payment service; on the fallback queue, note the order for later."""
+    if self.request.delivery_info["routing_key"] == "fallback":
+        return {"order": order_id, "by": "fallback"}
+    body = {"model": "m", "messages": [{"role": "user", "content": f"order {order_id}"}]}
+    httpx.post(f"{os.environ['SHOP_API']}/chat/completions", json=body, timeout=1.0).raise_for_status()
+    return {"order": order_id, "by": "payments"}
+
+
+@app.task(circuit="payments", base=Audited)
+def refund(order_id):
+    return f"refund {order_id}"
+
+
+@app.task
+def hold(number):
+    """Run until the test says go; the book says who ran when."""
+    book.rpush("began", number)
+    while not book.exists("go"):
+        time.sleep(0.02)
+    book.rpush("ran", number)
+    return number
+
+
+@app.task(circuit="slow-to-open")
+def poison():
+    """Kill the process that runs it."""
+    book.rpush("poisoned", os.getpid())
+    os.kill(os.getpid(), 9)
+
+
+@app.task(bind=True, circuit="slow-to-open")
+def flaky(self, failures):
+    """Fail `failures` times with a lost connection, then answer with the number of the attempt."""
+    if self.request.retries < failures:
+        raise ConnectionResetError("connection reset by peer")
+    return self.request.retries + 1
+
+
+@app.task
+def total(numbers):
+    return sum(len(n) for n in numbers)
