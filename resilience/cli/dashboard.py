@@ -4,73 +4,65 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 
 import click
 from celery.bin.base import CeleryCommand
 
+from resilience.cli.context import Refused, Wrong, resilience_of
+
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
-
-
-class DashboardError(click.ClickException):
-    """One sentence on standard error, and exit code 1."""
-
-
-class WrongUseError(DashboardError):
-    """The same for an app or an option that cannot work however often it is tried."""
-
-    exit_code = 2
 
 
 @click.command(cls=CeleryCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("tornado_argv", metavar="[FLOWER OPTION]...", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def dashboard(ctx: click.Context, tornado_argv: tuple[str, ...]) -> None:
+def dashboard(context: click.Context, tornado_argv: tuple[str, ...]) -> None:
     """Flower with the page Breakers: every circuit, its state, and a reset with a reason.
 
     Takes every option of `celery flower`, for example --port=5555 --address=127.0.0.1 --url_prefix=flower
     --basic-auth=USER:PASSWORD (without a login, resets are off).
     """
+    resilience = resilience_of(context)
+    _check_options(tornado_argv)
+
     from flower import command
-    from tornado import options
+    from tornado.options import options
 
     from resilience.flower.install import install
     from resilience.flower.loader import UnsupportedFlowerError
-    from resilience.middleware import Resilience
     from resilience.settings import SettingsError
 
-    app = ctx.obj.app
-    resilience = getattr(app, "resilience", None)
-    if not isinstance(resilience, Resilience):
-        raise WrongUseError(
-            f"the app {app.main!r} has no Celeriac: add `Resilience(app)` (from resilience import "
-            "Resilience) where the app is made, or start the stock dashboard with `celery flower`"
-        )
     try:
         install(resilience)
+    except SettingsError as error:
+        raise Wrong(str(error)) from None
+    except UnsupportedFlowerError as error:
+        raise Refused(str(error)) from None
+    try:
         # The callback and not the command: Flower reads Celery's context from the context it is called in.
         command.flower.callback(tornado_argv=tornado_argv)
-    except SettingsError as error:
-        raise WrongUseError(f"celeriac: {error}") from None
-    except UnsupportedFlowerError as error:
-        raise DashboardError(str(error)) from None
-    except options.Error as error:
-        raise WrongUseError(f"wrong option of Flower: {error}") from None
     except OSError as error:
         if not _is_about_listening(error):
             raise
-        raise DashboardError(
-            f"the dashboard cannot listen on {_address(options.options)}: {error.strerror}; "
-            "choose another with --port=... or --address=..."
+        where = options.unix_socket or f"{options.address or '*'}:{options.port}"
+        raise Refused(
+            f"the dashboard cannot listen on {where}: {error.strerror}; choose another with --port=... or --address=..."
         ) from None
+
+
+def _check_options(tornado_argv: tuple[str, ...]) -> None:
+    """Flower parses its options itself; here only for the sentence that names the wrong one."""
+    from flower.command import is_flower_option
+    from tornado.options import Error, options
+
+    for argument in filter(is_flower_option, tornado_argv):
+        try:
+            options.parse_command_line([sys.argv[0], argument], final=False)
+        except (Error, ValueError) as error:  # noqa: PERF203  each sentence names its option; a handful of turns
+            raise Wrong(f"Flower's option {argument} is wrong: {error}") from None
 
 
 def _is_about_listening(error: OSError) -> bool:
     """A socket's error, not that of a file such as a certificate."""
     return isinstance(error, socket.gaierror) or (error.errno in _CANNOT_LISTEN and error.filename is None)
-
-
-def _address(options: object) -> str:
-    unix_socket = getattr(options, "unix_socket", "")
-    if unix_socket:
-        return str(unix_socket)
-    return f"{getattr(options, 'address', '') or '*'}:{getattr(options, 'port', '')}"

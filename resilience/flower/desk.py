@@ -53,11 +53,15 @@ class CircuitDesk:
         def ask() -> Report:
             return Report(self._breakers.snapshots(), self._breakers.audit(_AUDIT_SHOWN))
 
-        return await self._answer(ask, "Redis does not answer, so nobody can see the circuits")
+        return await self._answer(
+            ask, "Redis does not answer, so the circuits cannot be shown and each process decides for itself"
+        )
 
     async def circuit(self, name: str) -> dict[str, Any]:
         """One circuit; 404 when nobody used it, 503 when Redis is away."""
-        return await self._answer(lambda: self._known(name), f"Redis does not answer, so nobody can see circuit {name}")
+        return await self._answer(
+            lambda: self._known(name), f"Redis does not answer, so circuit {name} cannot be shown"
+        )
 
     async def reset(self, name: str, *, actor: str, reason: str, epoch: int | None) -> None:
         """Close circuit `name`, if it is still at `epoch`.
@@ -80,7 +84,7 @@ class CircuitDesk:
                     f"It is {known['state']} now (epoch {known['epoch']}; you saw epoch {epoch}).",
                 )
 
-        await self._answer(ask, f"Redis does not answer: look again whether circuit {name} was reset")
+        await self._answer(ask, f"Redis does not answer, so look again whether circuit {name} was reset")
 
     def _known(self, name: str) -> dict[str, Any]:
         try:
@@ -96,6 +100,6 @@ class CircuitDesk:
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._threads, ask), ANSWER_WITHIN_S)
         except asyncio.TimeoutError:
-            raise RefusedError(503, f"{otherwise} (no answer within {ANSWER_WITHIN_S:g} s).") from None
+            raise RefusedError(503, f"{otherwise}: no answer within {ANSWER_WITHIN_S:g} s.") from None
         except STORE_ERRORS as error:
-            raise RefusedError(503, f"{otherwise} ({describe(error)}).") from error
+            raise RefusedError(503, f"{otherwise}: {describe(error)}") from error

@@ -76,7 +76,8 @@ class BreakersPage(CircuitPage):
             self.set_status(refused.status)
             await self._show(draft=draft, refusal=refused.sentence)
         else:
-            await self._show(done=f"Circuit {draft['name']} is closed: you reset it.")
+            now_s = time.time()
+            await self._show(done=f"You reset circuit {draft['name']} at {clock(now_s, now_s)}.")
 
     async def _show(self, draft: dict[str, str] | None = None, refusal: str = "", done: str = "") -> None:
         trouble, live = "", None

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from resilience import Breakers
+from resilience.flower.rows import duration
 from resilience.local.orphans import bound_to_parent
 from resilience.local.ports import free_port
 from resilience.local.redis_server import RedisServer
@@ -157,6 +158,21 @@ def test_an_open_circuit_is_shown_with_its_state_in_words_its_countdown_and_why(
     assert re.search(r"page-open Open .* in (5\d s|1 min \d s) 1. .* 5 failures in a row", _row(page.text, "page-open"))
     assert f'name="epoch" value="{epoch}"' in page.text
     assert 'href="/breakers"' in guarded.get("/workers").text, "the tab is on Flower's own pages too"
+
+
+def test_what_is_open_stands_above_what_is_closed(guarded: httpx.Client, breakers: Breakers) -> None:
+    breakers.record_success("order-a")
+    _opened(breakers, "order-b")
+    names = re.findall(r'data-circuit="(order-.)"', guarded.get("/breakers").text)
+    assert names == ["order-b", "order-a"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.9, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")],
+)
+def test_a_duration_has_two_units_at_most(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_the_page_needs_nothing_from_another_host(guarded: httpx.Client) -> None:

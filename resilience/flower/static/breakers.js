@@ -35,6 +35,12 @@
     document.title = (open ? `(${open} open) ` : "") + "Breakers · Flower";
   }
 
+  // An opened form keeps the epoch that the operator saw, until the operator says that the new one was seen too.
+  function warn(cell, changed) {
+    cell.querySelector(".breakers-changed").hidden = !changed;
+    cell.querySelector("button[type=submit]").disabled = changed;
+  }
+
   function mergeRow(old, fresh) {
     const changed = old.dataset.epoch !== fresh.dataset.epoch;
     [...fresh.cells].forEach((cell, i) => {
@@ -42,9 +48,8 @@
       if (!cell.classList.contains("breakers-act")) {
         if (mine.innerHTML !== cell.innerHTML) mine.replaceChildren(...cell.childNodes);
       } else if (changed && mine.querySelector("details[open]")) {
-        // It keeps the epoch that the operator saw, so sending it is refused; say so before that.
-        mine.querySelector(".breakers-changed").hidden = false;
-      } else if (changed || !mine.querySelector("details[open]") && mine.querySelector(".breakers-changed:not([hidden])")) {
+        warn(mine, true);
+      } else if (changed || (mine.querySelector(".breakers-changed:not([hidden])") && !mine.querySelector("details[open]"))) {
         mine.replaceChildren(...cell.childNodes);
       }
     });
@@ -113,6 +118,13 @@
     setTimeout(keepFresh, refreshMs);
   }
 
+  live.addEventListener("click", (event) => {
+    if (!event.target.matches(".breakers-changed button")) return;
+    const row = event.target.closest("tr");
+    row.querySelector("input[name=epoch]").value = row.dataset.epoch;
+    warn(row, false);
+    row.querySelector("input[name=reason]").focus();
+  });
   live.addEventListener("toggle", (event) => {
     if (event.target.open) event.target.querySelector("input[name=reason]").focus();
   }, true);
