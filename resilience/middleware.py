@@ -8,13 +8,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import click
 import kombu.pools
 from celery import Task
 from celery import signals as celery_signals
@@ -26,7 +26,6 @@ from resilience.breaker.store import CircuitStore, connect
 from resilience.delivery.broker import Broker, is_redis
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.gate import Gate
-from resilience.local.child import die_with_parent
 from resilience.plans import PlanError, plan_of
 from resilience.recovery.failover import Plan
 from resilience.recovery.parking import Parking
@@ -84,7 +83,6 @@ class Resilience:
         Receivers(app, self._observe).connect()
         celery_signals.celeryd_init.connect(self._worker_begins, weak=False)
         celery_signals.celeryd_after_setup.connect(self._worker_set_up, weak=False)
-        celery_signals.worker_process_init.connect(self._child_begins, weak=False)
         celery_signals.worker_process_shutdown.connect(self._child_ends, weak=False)
         celery_signals.worker_shutdown.connect(self._worker_ends, weak=False)
         self._health = HealthChecks(self)
@@ -96,8 +94,13 @@ class Resilience:
 
     @cached_property
     def settings(self) -> Settings:
-        """The validated options. Raises SettingsError with one sentence."""
-        return load(self.app.conf)
+        """The validated options. Raises SettingsError with one sentence; inside a command, the command's own error."""
+        try:
+            return load(self.app.conf)
+        except SettingsError as error:
+            if click.get_current_context(silent=True) is None:
+                raise
+            raise click.ClickException(f"celeriac: {error}") from None
 
     @cached_property
     def breakers(self) -> Breakers:
@@ -140,7 +143,7 @@ class Resilience:
         try:
             return self._plans[name]
         except KeyError:
-            die_with_parent(os.getppid(), signal.SIGKILL)
+            pass
         if not self.settings.enabled:
             return None
         task = task if hasattr(task, "name") else self.app._tasks.get(name)  # noqa: SLF001  `tasks` would finalize
@@ -180,12 +183,12 @@ class Resilience:
             return
         if self.settings.health_enabled:
             self._health.install()
-        for name, task in list(self.app._tasks.items()):  # noqa: SLF001  `tasks` would finalize again
-            if name.startswith("celery."):
-                continue
+        ours = [task for name, task in self.app._tasks.items() if not name.startswith("celery.")]  # noqa: SLF001
+        for task in ours:
             _adopt(task)
-            self._plans.pop(name, None)
-            self.plan_for(name, task)
+        for task in ours:
+            self._plans.pop(task.name, None)
+            self.plan_for(task.name, task)
 
     # -- a worker's life ---------------------------------------------------------------------------------------
 
@@ -240,10 +243,6 @@ class Resilience:
 
     def _observe(self, attempt: Attempt) -> None:
         self.runner.observe(attempt)
-
-    def _child_begins(self, **_: Any) -> None:
-        if self._is_worker:
-            die_with_parent(os.getppid(), signal.SIGKILL)
 
     def _child_ends(self, **_: Any) -> None:
         if self._is_worker and "breakers" in self.__dict__:

@@ -121,7 +121,7 @@ class WorkerProcess:
             return log.read().decode(errors="replace")
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.pid).children(recursive=True)
+        return list(psutil.Process(self.pid).children(recursive=True))
 
     def kill(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Send `sig` to the main process only, and wait for its end when it is SIGKILL."""

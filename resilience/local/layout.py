@@ -106,6 +106,10 @@ def child_specs(
     # both directions as well: an app that sets broker_write_url would otherwise publish elsewhere
     env |= dict.fromkeys(_BROKER_VARIABLES, broker_url)
     env["CELERY_RESULT_BACKEND"] = backend_url
+    # what a SIGKILLed worker leaves in its temporary folder goes with the pool's
+    scratch = data_dir / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    env["TMPDIR"] = str(scratch)
     celery = (sys.executable, "-m", "celery", "-A", layout.app)
 
     def spec(name: str, *argv: str) -> ChildSpec:

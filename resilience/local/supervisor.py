@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
-import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+import psutil
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from resilience.local.errors import EmbeddedPoolError

@@ -23,11 +23,11 @@ def shop_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def shop_redis(shop_server: RedisServer) -> Iterator[str]:
+def shop_redis(shop_server: RedisServer) -> str:
     """Base URL (no database) of an empty Redis."""
     with redis.Redis(port=shop_server.port) as client:
         client.flushall()
-    yield f"redis://127.0.0.1:{shop_server.port}"
+    return f"redis://127.0.0.1:{shop_server.port}"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery, chord
 
-from resilience import Breakers, BreakerPolicy
+from resilience import BreakerPolicy, Breakers
 from resilience.testing import until
 from tasks.upstream import Upstream
 from tests.integration.conftest import SHOP, StartWorkers
@@ -92,16 +92,14 @@ def test_what_was_queued_before_the_circuit_opened_is_moved_at_the_gate_with_its
     answers = [result.get(timeout=20) for result in sent]
     assert [answer["order"] for answer in answers] == list(range(20))
     assert {answer["by"] for answer in answers} == {"fallback"}
-    assert "tasks.charge[" not in "".join(
-        line for line in worker.log().splitlines() if "succeeded" in line
-    ), "no pool slot of the first worker was used"
+    assert "tasks.charge[" not in "".join(line for line in worker.log().splitlines() if "succeeded" in line), (
+        "no pool slot of the first worker was used"
+    )
     assert "moved from celery to fallback" in worker.log()
     assert "succeeded" in fallback.log()
 
 
-def test_a_chord_in_flight_survives_the_move(
-    stock: Celery, breakers: Breakers, workers: StartWorkers
-) -> None:
+def test_a_chord_in_flight_survives_the_move(stock: Celery, breakers: Breakers, workers: StartWorkers) -> None:
     force_open(breakers)
     header = [stock.signature("tasks.charge", (number,), app=stock) for number in range(6)]
     result = chord(header, app=stock)(stock.signature("tasks.total", app=stock))
@@ -127,9 +125,7 @@ def test_a_transient_failure_is_retried_by_the_matrix_and_its_answer_counts(
     assert stock.send_task("tasks.flaky", (2,)).get(timeout=20) == 3
 
 
-def test_a_custom_base_class_keeps_its_own_hooks(
-    stock: Celery, book: redis.Redis, workers: StartWorkers
-) -> None:
+def test_a_custom_base_class_keeps_its_own_hooks(stock: Celery, book: redis.Redis, workers: StartWorkers) -> None:
     workers({"name": "w1"})
     result = stock.send_task("tasks.refund", (7,))
     assert result.get(timeout=10) == "refund 7"

@@ -13,4 +13,4 @@ for number in range(first, first + count):
     states.add(app.resilience.breakers.get_state("payments"))
     time.sleep(pause_s)
 answers = [result.get(timeout=40) for result in results]
-print(json.dumps({"answers": answers, "states": sorted(states)}))
+sys.stdout.write(json.dumps({"answers": answers, "states": sorted(states)}))

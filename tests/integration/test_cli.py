@@ -1,0 +1,154 @@
+"""What operators type: real commands, real Redis, exit codes that scripts can trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resilience import Breakers
+
+ROOT = Path(__file__).parents[2]
+RUNBOOKS = sorted((ROOT / "ops" / "runbooks").glob("*.md"))
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment(url: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "CELERY_BROKER_URL": f"{url}/0", "CELERY_RESULT_BACKEND": f"{url}/1"}
+
+
+@pytest.fixture
+def cli(shop_redis: str) -> Cli:
+    def run(*words: str, url: str = shop_redis, app: str = "tasks") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "celery", "-A", app, *words],
+            env=environment(url), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def open_circuit(shop_redis: str) -> str:
+    breakers = Breakers.from_url(f"{shop_redis}/0")
+    for _ in range(5):
+        breakers.record_failure("chat-api")
+    breakers.close()
+    return "chat-api"
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The error output, which must be one sentence and no traceback."""
+    assert "Traceback" not in done.stderr
+    text = done.stderr.strip().splitlines()[-1]
+    assert text.startswith("Error: ")
+    return text
+
+
+def test_list_and_show_tell_people_and_scripts_the_state(cli: Cli, open_circuit: str) -> None:
+    listed = cli("breaker", "list")
+    assert listed.returncode == 0
+    assert "chat-api" in listed.stdout
+    assert "open" in listed.stdout
+    shown = cli("breaker", "show", open_circuit, "--json")
+    assert json.loads(shown.stdout)["state"] == "open"
+    assert json.loads(shown.stdout)["policy"]["open_s"] == 60.0
+
+
+def test_a_list_of_nothing_says_so(cli: Cli) -> None:
+    assert "No circuit was used yet" in cli("breaker", "list").stdout
+    assert cli("breaker", "list", "--json").stdout.strip() == "{}"
+
+
+def test_reset_closes_a_circuit_and_is_audited(cli: Cli, open_circuit: str) -> None:
+    done = cli("breaker", "reset", open_circuit, "--reason", "repaired", "--actor", "ada")
+    assert done.returncode == 0
+    assert "open -> closed" in done.stdout
+    (entry,) = json.loads(cli("breaker", "audit", "--json").stdout)
+    assert (entry["actor"], entry["reason"], entry["circuit"]) == ("ada", "repaired", "chat-api")
+
+
+def test_reset_with_a_stale_epoch_changes_nothing_and_exits_1(cli: Cli, open_circuit: str) -> None:
+    done = cli("breaker", "reset", open_circuit, "--epoch", "77")
+    assert done.returncode == 1
+    assert "epoch 2, not 77" in sentence(done)
+    assert json.loads(cli("breaker", "show", open_circuit, "--json").stdout)["state"] == "open"
+
+
+def test_an_unknown_circuit_is_refused_with_a_hint(cli: Cli, open_circuit: str) -> None:
+    done = cli("breaker", "show", "chat-apl")
+    assert done.returncode == 2
+    assert "did you mean chat-api?" in sentence(done)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "x" * 10_000, "curly{brace}", "line\nbreak"])
+def test_a_hostile_circuit_name_gets_one_sentence(cli: Cli, name: str) -> None:
+    done = cli("breaker", "reset", name)
+    assert done.returncode == 2
+    assert "is not usable" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 400
+
+
+@pytest.mark.parametrize("command", [("breaker", "list"), ("pool", "status"), ("pool", "health")])
+def test_an_unreachable_redis_is_one_sentence_and_exit_code_1(cli: Cli, command: tuple[str, ...]) -> None:
+    done = cli(*command, url="redis://:hunter2@127.0.0.1:1")
+    assert done.returncode == 1
+    assert "not reachable" in sentence(done)
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_health_of_an_empty_pool_is_exit_code_1(cli: Cli) -> None:
+    assert cli("pool", "health").returncode == 1
+
+
+def test_an_app_without_the_middleware_is_told_what_is_missing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text("from celery import Celery\napp = Celery('bare')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "bare", "breaker", "list"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "has no Celeriac" in sentence(done)
+
+
+def test_an_unknown_setting_stops_a_worker_with_a_hint(shop_redis: str, tmp_path: Path) -> None:
+    (tmp_path / "typo.py").write_text(
+        "from celery import Celery\nfrom resilience import Resilience\n"
+        "app = Celery('typo')\nResilience(app)\napp.conf.resilience_namespce = 'x'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "typo", "worker"],
+        env=environment(shop_redis), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "did you mean resilience_namespace?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("runbook", RUNBOOKS, ids=lambda path: path.stem)
+def test_every_command_of_a_runbook_runs(runbook: Path, shop_redis: str, open_circuit: str) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", runbook.read_text("utf-8"), re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.strip()]
+    assert commands, "a runbook without a command helps nobody"
+    script = "set -e\n" + "\n".join(f"echo '>>' {number}\n{line}" for number, line in enumerate(commands))
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=environment(shop_redis), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout[-500:]
+    assert f">> {len(commands) - 1}" in done.stdout
+
+
+def test_the_breaker_runbook_closes_the_circuit(shop_redis: str, open_circuit: str) -> None:
+    test_every_command_of_a_runbook_runs(ROOT / "ops/runbooks/breaker-open.md", shop_redis, open_circuit)
+    breakers = Breakers.from_url(f"{shop_redis}/0")
+    assert breakers.get_state(open_circuit) == "closed"
+    breakers.close()
