@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint dashboard clean
+.PHONY: help demo test lint clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
