@@ -28,9 +28,10 @@ def plan_of(task: Any) -> Plan | None:
         fallback = (fallback,)
     try:
         levels = tuple(check_name(queue) for queue in fallback)
-    except ValueError:
+    except (TypeError, ValueError):
         raise PlanError(f"task {name}: fallback={fallback!r} is not usable: a list of queue names is right") from None
     try:
         return Plan(check_name(name if circuit is None else circuit), levels)
     except ValueError as error:
-        raise PlanError(f"task {name}: {error}") from None
+        hint = '; give the task a name for it: circuit="..."' if circuit is None else ""
+        raise PlanError(f"task {name}: {error}{hint}") from None

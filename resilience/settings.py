@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from resilience.breaker.policy import BreakerPolicy, check_name
+from signals.redact import redact
 
 PREFIX = "resilience_"
 
@@ -70,6 +71,11 @@ class Settings(BaseModel):
             check_name(name)
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """For repr and str: passwords in URLs are blanked."""
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
+
     def policy(self, circuit: str) -> BreakerPolicy:
         """The policy of a circuit; `name@level` has that of `name` unless it has its own."""
         return self.circuits.get(circuit) or self.circuits.get(circuit.partition("@")[0]) or self.breaker
@@ -79,18 +85,21 @@ def load(conf: Mapping[str, Any] | Any, environ: Mapping[str, str] | None = None
     """Settings out of a Celery configuration and the environment. Raises SettingsError with one sentence."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
+    written: dict[str, str] = {}
     for name in Settings.model_fields:
         text = environ.get((PREFIX + name).upper())
         if text is not None:
             values[name] = _from_text(name, text)
+            written[name] = (PREFIX + name).upper()
     for where, name, value in _given(conf):
         if name not in Settings.model_fields:
-            raise SettingsError(f"unknown setting {where}{_hint(name)}")
+            raise SettingsError(f"unknown setting {where}{_hint(where, name)}")
         values[name] = value
+        written[name] = where
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_sentence(error)) from None
+        raise SettingsError(_sentence(error, written)) from None
 
 
 def _given(conf: Any) -> Iterator[tuple[str, str, Any]]:
@@ -116,17 +125,21 @@ def _from_text(name: str, text: str) -> Any:
         raise SettingsError(f"environment variable {(PREFIX + name).upper()} must be a JSON object") from None
 
 
-def _hint(name: str) -> str:
+def _hint(where: str, name: str) -> str:
     near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    return f": did you mean {PREFIX}{near[0]}?" if near else f": known are {', '.join(sorted(Settings.model_fields))}"
+    if not near:
+        return f": known are {', '.join(sorted(Settings.model_fields))}"
+    spelled = near[0].upper() if where.isupper() else near[0]
+    return f": did you mean {where[: -len(name)]}{spelled}?"
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, written: Mapping[str, str]) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    where = PREFIX + ".".join(path) if path else "resilience settings"
+    where = ".".join([written.get(path[0], PREFIX + path[0]), *path[1:]]) if path else "resilience settings"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], BreakerPolicy.model_fields, n=1)
         return f"unknown setting {where}" + (f": did you mean {near[0]}?" if near else "")
     reason = str(first["msg"]).removeprefix("Value error, ")
-    return f"setting {where} is wrong: {reason} (got {first.get('input')!r})"
+    got = redact(" ".join(repr(first.get("input")).split()))
+    return f"setting {where} is wrong: {reason} (got {got if len(got) <= 120 else got[:117] + '...'})"

@@ -48,8 +48,8 @@ local function enter(new, reason, new_opens, new_until)
 end
 
 local function open(reason)
-  local lasts = math.min(policy.open * 2 ^ math.min(opens, 40), policy.open_max) * (1 + policy.jitter * jitter)
-  enter('open', reason, opens + 1, now + math.floor(lasts))
+  local base = math.min(policy.open * 2 ^ math.min(opens, 40), policy.open_max)
+  enter('open', reason, opens + 1, now + math.floor(base * (1 + policy.jitter * jitter)))
 end
 
 local function reply(granted)
@@ -58,6 +58,8 @@ local function reply(granted)
 end
 
 if not raw[1] then
+  -- Counted from now on, so that after a flush no process mistakes the new life's number for the one it remembers.
+  redis.call('SET', version, int(now), 'NX')
   -- New, or forgotten after a week of silence: then processes may remember its epoch, so it goes on from there.
   local known = redis.call('HGET', index, name)
   if known then
@@ -72,6 +74,7 @@ end
 if op == 'reset' then
   if ARGV[14] ~= '' and tonumber(ARGV[14]) ~= epoch then return reply(0) end
   enter('closed', ARGV[15], 0, 0)
+  if old == 'closed' then old, why = '', '' end -- its memory is new, its state is not: no transition
   return reply(1)
 end
 
@@ -112,6 +115,11 @@ if #ring == 0 then
   for i = 1, 1 + 2 * BUCKETS do ring[i] = 0 end
 end
 head = ring[1]
+if bucket < head - BUCKETS then -- the policy's window changed, and with it the buckets' numbers: start anew
+  for i = 2, 1 + 2 * BUCKETS do ring[i] = 0 end
+  head = bucket
+  ring[1] = bucket
+end
 if bucket > head then
   for passed = head + 1, math.min(bucket, head + BUCKETS) do
     local slot = 2 + 2 * (passed % BUCKETS)
@@ -130,7 +138,7 @@ for i = 1, #ring do ring[i] = int(ring[i]) end
 
 local streak, first, shared = tonumber(raw[5] or 0), raw[6] or '', raw[7] == '1'
 local feeder, shared_until = raw[8] or '', tonumber(raw[9] or 0)
-if feeder ~= '' and feeder ~= worker then shared_until = now + math.floor(policy.window) end
+if feeder ~= '' and feeder ~= worker then shared_until = now + policy.window end
 if successes > 0 then streak, first, shared = 0, '', false end
 if failure == 1 then
   shared = shared or (streak > 0 and first ~= worker)

@@ -6,6 +6,7 @@ a backstop; without Redis the process counts for itself with the same state mach
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from resilience.breaker import machine
-from resilience.breaker.machine import Circuit, Outcome, State
+from resilience.breaker.machine import Circuit, Outcome, State, Window
 from resilience.breaker.policy import BreakerPolicy, check_name
 from resilience.breaker.store import (
     STORE_ERRORS,
@@ -40,6 +41,8 @@ FLUSH_AFTER_S = 0.1
 POLL_S = 1.0
 
 T = TypeVar("T")
+
+logger = logging.getLogger("celeriac")
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Breakers:
         named = dict(policies or {})
         default = BreakerPolicy()
         store = CircuitStore(connect(url, timeout_s), namespace)
-        return cls(store, lambda name: named.get(name.partition("@")[0], default), bus)
+        return cls(store, lambda name: named.get(name) or named.get(name.partition("@")[0], default), bus)
 
     def _begin(self) -> None:
         self._views: dict[str, View] = {}
@@ -139,8 +142,10 @@ class Breakers:
         if self._watcher is None:
             self._watch(name)
         view = self._views.get(name)
-        if view is None or view.state is State.CLOSED:
-            return Permit(self, name, view.epoch if view is not None else 1)
+        if view is None:
+            return Permit(self, check_name(name), 1)
+        if view.state is State.CLOSED:
+            return Permit(self, name, view.epoch)
         wait_s = view.probe_at - time.monotonic()
         if view.state is State.OPEN and wait_s > 0:
             raise CircuitOpenError(name, view.state.value, wait_s)
@@ -172,6 +177,11 @@ class Breakers:
                 since, count = now, 0
             self._passes[name] = (since, count + 1)
         return count < self._policy(name).half_open_permits
+
+    def is_closed(self, name: str) -> bool:
+        """Whether this process believes circuit `name` closed; no I/O, and no pass is used up."""
+        view = self._views.get(name)
+        return view is None or view.state is State.CLOSED
 
     def probe_in_s(self, name: str) -> float:
         """Seconds until an open circuit may be probed, as this process believes; 0 when it is not open."""
@@ -259,7 +269,8 @@ class Breakers:
         """Snapshots of the named circuits, or of all, by name. Raises when Redis is away."""
         names = sorted(self._store.index()) if names is None else names
         now_ms = self._store.server_time_ms()
-        return {name: _snapshot(fields, now_ms) for name, fields in self._store.describe(names).items()}
+        rows = self._store.describe(names, now_ms)
+        return {name: _snapshot(fields, now_ms, self._policy(name)) for name, fields in rows.items()}
 
     def reset(self, name: str, *, actor: str, reason: str, epoch: int | None = None) -> bool:
         """Close a circuit and forget its failures. With `epoch`, only if it is still at that epoch; False if not.
@@ -296,7 +307,7 @@ class Breakers:
         return view.epoch if view is not None else 1
 
     def _watch(self, name: str) -> None:
-        """First use in this process: look once, then be told. Also the place where a bad name is refused."""
+        """First use in this process: look once, then be told."""
         check_name(name)
         with self._lock:
             if self._watcher is not None:
@@ -324,24 +335,37 @@ class Breakers:
                     subscription.close()
                     subscription = None
                 self._closing.wait(POLL_S / 2)
+            except ValueError as error:
+                # Words of a stranger, or of a newer release, must not end the thread that every view rests on.
+                logger.warning("celeriac: circuits: something in Redis is not understood: %s", describe(error))
             self.flush()
         if subscription is not None:
             subscription.close()
 
     def _refresh(self) -> None:
+        with self._lock:
+            before = dict(self._views)
         version = self._store.version()
-        if version < self._version:  # somebody emptied Redis: what this process remembers is of another life
-            with self._lock:
-                self._views.clear()
-        for name, entry in self._store.index().items():
-            self._see(name, entry)
+        index = self._store.index()
+        with self._lock:
+            for name, view in before.items():
+                # The index was read after this view was learnt: if it is behind, somebody emptied Redis meanwhile.
+                entry = index.get(name)
+                if self._views.get(name) is not view:
+                    continue
+                if entry is None:
+                    del self._views[name]
+                elif entry.epoch <= view.epoch:
+                    self._views[name] = _view(entry)
+            for name, entry in index.items():
+                self._see(name, entry)
         self._version = version
 
     def _see(self, name: str, entry: IndexEntry) -> None:
         with self._lock:
             known = self._views.get(name)
             if known is None or entry.epoch > known.epoch:
-                self._views[name] = View(entry.state, entry.epoch, time.monotonic() + entry.remaining_ms / 1000)
+                self._views[name] = _view(entry)
                 self._passes.pop(name, None)
 
     def _learn(self, name: str, reply: Reply, actor: str = "") -> None:
@@ -380,14 +404,13 @@ class Breakers:
             self._bus.publish(event)
 
     def _returned(self) -> None:
+        if self._away_since is None:
+            return
+        self._refresh()
         with self._lock:
-            if self._away_since is None:
-                return
             away_s, self._away_since = time.monotonic() - self._away_since, None
             self._local.clear()
-            self._views.clear()
-            self._version = -1
-            self._refresh()
+        self._version = -1  # look once more: an outcome that was counted alone just now may have touched a view
         self._bus.publish(StoreBack(away_s))
 
     def _record_alone(self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float) -> Reply:
@@ -415,6 +438,10 @@ class Breakers:
         return self._local[name]
 
 
+def _view(entry: IndexEntry) -> View:
+    return View(entry.state, entry.epoch, time.monotonic() + entry.remaining_ms / 1000)
+
+
 def _now_ms() -> int:
     return int(time.monotonic() * 1000)
 
@@ -425,9 +452,11 @@ def _reply(circuit: Circuit, granted: bool, transition: machine.Transition | Non
     return Reply(granted, circuit.state, circuit.epoch, remaining_ms, old, transition.reason if transition else "")
 
 
-def _snapshot(fields: Mapping[str, str], now_ms: int) -> dict[str, Any]:
-    numbers = [int(n) for n in fields.get("window", "").split()][1:]
-    successes, failures = sum(numbers[0::2]), sum(numbers[1::2])
+def _snapshot(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -> dict[str, Any]:
+    numbers = [int(n) for n in fields.get("window", "").split()]
+    window = Window(numbers[0], tuple(numbers[1::2]), tuple(numbers[2::2])) if numbers else Window()
+    window = window.add(machine.bucket_of(now_ms, policy), 0, 0)  # what is older than the window is forgotten
+    successes, failures = sum(window.successes), sum(window.failures)
     calls = successes + failures
     return {
         "state": fields.get("state", State.CLOSED.value),

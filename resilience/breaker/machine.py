@@ -36,6 +36,9 @@ class Window:
     failures: tuple[int, ...] = (0,) * BUCKETS
 
     def add(self, bucket: int, successes: int, failures: int) -> Window:
+        if bucket < self.head - BUCKETS:
+            # Not a clock that was set back a little: the policy's window changed, and with it the buckets' numbers.
+            return Window(bucket).add(bucket, successes, failures)
         s, f = list(self.successes), list(self.failures)
         head = max(bucket, self.head)  # time that goes backwards counts into the newest bucket
         for passed in range(self.head + 1, min(head, self.head + BUCKETS) + 1):
@@ -119,6 +122,11 @@ def admit(
     return replace(circuit, permits=tuple(held.items())), granted, transition
 
 
+def bucket_of(now_ms: int, policy: BreakerPolicy) -> int:
+    """The number of the window's bucket that a moment belongs to."""
+    return now_ms // max(1, policy.window_ms // BUCKETS)
+
+
 def reset(circuit: Circuit, reason: str) -> Step:
     """A closed circuit with an empty memory, by an operator's word."""
     transition = Transition(circuit.state, State.CLOSED, reason) if circuit.state is not State.CLOSED else None
@@ -126,11 +134,10 @@ def reset(circuit: Circuit, reason: str) -> Step:
 
 
 def _count(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: int) -> Circuit:
-    bucket = now_ms // max(1, int(policy.window_s * 1000 / BUCKETS))
-    window = circuit.window.add(bucket, outcome.successes, int(outcome.failure))
+    window = circuit.window.add(bucket_of(now_ms, policy), outcome.successes, int(outcome.failure))
     shared_until = circuit.shared_until_ms
     if circuit.feeder and circuit.feeder != outcome.worker:
-        shared_until = now_ms + int(policy.window_s * 1000)
+        shared_until = now_ms + policy.window_ms
     streak, first, shared = circuit.streak, circuit.streak_worker, circuit.streak_shared
     if outcome.successes:
         streak, first, shared = 0, "", False
@@ -173,7 +180,7 @@ def _record_probe(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now
 
 def _open(circuit: Circuit, reason: str, policy: BreakerPolicy, now_ms: int, jitter: float) -> Step:
     opens = circuit.opens + 1
-    until = now_ms + int(policy.open_for_s(opens, jitter) * 1000)
+    until = now_ms + policy.open_for_ms(opens, jitter)
     opened = replace(_moved(circuit, State.OPEN), opens=opens, until_ms=until)
     return opened, Transition(circuit.state, State.OPEN, reason)
 

@@ -27,16 +27,31 @@ class BreakerPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    consecutive_failures: int = Field(default=5, ge=1, le=10_000)
-    failure_ratio: float = Field(default=0.5, gt=0, le=1)
-    window_s: float = Field(default=60.0, ge=0.1, le=86_400)
-    minimum_calls: int = Field(default=20, ge=1, le=1_000_000)
-    open_s: float = Field(default=60.0, gt=0, le=86_400)
-    open_max_s: float = Field(default=600.0, gt=0, le=604_800)
-    jitter: float = Field(default=0.1, ge=0, le=1)
-    half_open_permits: int = Field(default=3, ge=1, le=1_000)
-    success_threshold: int = Field(default=3, ge=1, le=1_000)
-    permit_lease_s: float = Field(default=60.0, gt=0, le=86_400)
+    consecutive_failures: int = Field(
+        default=5, ge=1, le=10_000, description="Failures in a row that open it, while the window holds few calls."
+    )
+    failure_ratio: float = Field(
+        default=0.5, gt=0, le=1, description="Share of failed calls in the window that opens it."
+    )
+    window_s: float = Field(default=60.0, ge=0.1, le=86_400, description="Length of the window.")
+    minimum_calls: int = Field(
+        default=20, ge=1, le=1_000_000, description="Calls in the window from which on the ratio counts."
+    )
+    open_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="How long it stays open the first time; twice as long at each reopening.",
+    )
+    open_max_s: float = Field(default=600.0, gt=0, le=604_800, description="Longest time it stays open.")
+    jitter: float = Field(default=0.1, ge=0, le=1, description="Share of the open time that is added at random.")
+    half_open_permits: int = Field(
+        default=3, ge=1, le=1_000, description="Probes under way at once, in the whole fleet."
+    )
+    success_threshold: int = Field(default=3, ge=1, le=1_000, description="Probes that must succeed to close it.")
+    permit_lease_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="A probe that nobody settles gives its place back after so long."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> BreakerPolicy:
@@ -46,7 +61,26 @@ class BreakerPolicy(BaseModel):
             )
         return self
 
-    def open_for_s(self, opens: int, jitter: float) -> float:
-        """How long the `opens`-th opening in a row lasts (1-based); `jitter` is a random number in [0, 1)."""
-        base = min(self.open_s * 2.0 ** min(opens - 1, 40), self.open_max_s)
-        return float(base * (1.0 + self.jitter * jitter))
+    @property
+    def window_ms(self) -> int:
+        return _whole_ms(self.window_s)
+
+    @property
+    def open_ms(self) -> int:
+        return _whole_ms(self.open_s)
+
+    @property
+    def open_max_ms(self) -> int:
+        return _whole_ms(self.open_max_s)
+
+    def open_for_ms(self, opens: int, jitter: float) -> int:
+        """How long the `opens`-th opening in a row lasts (1-based); `jitter` is a random number in [0, 1).
+
+        Rounded once, at the end, as `circuit.lua` does: both sides come to the same millisecond.
+        """
+        base = min(self.open_ms * 2 ** min(opens - 1, 40), self.open_max_ms)
+        return int(base * (1.0 + self.jitter * jitter))
+
+
+def _whole_ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

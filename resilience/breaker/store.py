@@ -101,12 +101,12 @@ class CircuitStore:
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         return {name: _entry(text, now_ms) for name, text in rows.items()}
 
-    def describe(self, names: list[str]) -> dict[str, dict[str, str]]:
-        """The raw fields of the named circuits, their held permits counted as `held`."""
+    def describe(self, names: list[str], now_ms: int) -> dict[str, dict[str, str]]:
+        """The raw fields of the named circuits; permits that have not expired at `now_ms` are counted as `held`."""
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(self._key(name))
-            pipe.zcard(self._permits(name))
+            pipe.zcount(self._permits(name), f"({now_ms}", "+inf")
         rows = pipe.execute()
         return {
             name: {**rows[2 * i], "held": str(rows[2 * i + 1])} for i, name in enumerate(names) if rows[2 * i]
@@ -165,10 +165,10 @@ def _policy_args(policy: BreakerPolicy) -> list[Any]:
     return [
         policy.consecutive_failures,
         policy.failure_ratio,
-        policy.window_s * 1000,
+        policy.window_ms,
         policy.minimum_calls,
-        policy.open_s * 1000,
-        policy.open_max_s * 1000,
+        policy.open_ms,
+        policy.open_max_ms,
         policy.jitter,
         policy.half_open_permits,
         policy.success_threshold,

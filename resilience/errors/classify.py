@@ -1,13 +1,17 @@
 """From an exception to its category: a registry of rules, most specific first.
 
-Order: user rules, exception type by name along its MRO, HTTP status found on the exception or its `.response`,
-errno, built-in types, message patterns. Client libraries are recognised by names, never imported.
+Order: user rules, our own types, exception type by name along its MRO, a cloud's error code, HTTP status found on the
+exception or its `.response`, errno, built-in types, message patterns. Client libraries are recognised by names, never
+imported. Whatever an exception's own attributes do, classifying it never raises.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
+import math
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +29,8 @@ from resilience.errors.taxonomy import (
 
 _C = ErrorCategory
 
+logger = logging.getLogger("celeriac")
+
 
 @dataclass(frozen=True)
 class Classified:
@@ -40,7 +46,10 @@ _user_rules: list[UserRule] = []
 
 
 def rule(function: UserRule) -> UserRule:
-    """Decorator: `function(error)` returns a category, or None to pass. The latest added rule is asked first."""
+    """Decorator: `function(error)` returns a category, or None to pass. The latest added rule is asked first.
+
+    A rule that raises is logged and passed over.
+    """
     _user_rules.insert(0, function)
     return function
 
@@ -53,14 +62,44 @@ def classify(error: BaseException, now: datetime | None = None) -> Classified:
 
 def _category(error: BaseException) -> ErrorCategory:
     for user_rule in _user_rules:
-        found = user_rule(error)
+        found = _ask_user(user_rule, error)
         if found is not None:
             return found
-    for ask in (_by_type_name, _by_status, _by_errno, _by_type, _by_message):
+    match error:
+        case CircuitOpenError():
+            return _C.CONNECTION
+        case PermanentError():
+            return _C.INVALID_REQUEST
+        case TransientError():  # the task's own word: the kind may be read off it, not that it is transient
+            found = _by_evidence(error)
+            return found if MATRIX[found].transient else _C.CONNECTION
+        case _:
+            return _by_evidence(error)
+
+
+def _ask_user(user_rule: UserRule, error: BaseException) -> ErrorCategory | None:
+    try:
+        found = user_rule(error)
+        return None if found is None else ErrorCategory(found)
+    except Exception:
+        logger.exception("celeriac: the rule %r failed on a %s; it is passed over", user_rule, type(error).__name__)
+        return None
+
+
+def _by_evidence(error: BaseException) -> ErrorCategory:
+    for ask in (_by_type_name, _by_cloud_code, _by_status, _by_errno, _by_type, _by_message):
         found = ask(error)
         if found is not None:
             return found
-    return _C.SYSTEM if isinstance(error, (MemoryError, SystemError)) else _C.PYTHON
+    return _C.PYTHON
+
+
+def _peek(holder: object, attribute: str) -> Any:
+    """An attribute of somebody else's object, None when reading it raises, as properties of clients may."""
+    try:
+        return getattr(holder, attribute, None)
+    except Exception:  # noqa: BLE001  whatever it is, it is not evidence
+        return None
 
 
 # (top-level module, class name) -> category; "" matches any module.
@@ -78,7 +117,12 @@ _TYPE_NAMES: dict[tuple[str, str], ErrorCategory] = {
     ("urllib3", "ProtocolError"): _C.COMMUNICATION,
     ("redis", "TimeoutError"): _C.TIMEOUT,
     ("redis", "ConnectionError"): _C.CONNECTION,
+    ("redis", "AuthenticationError"): _C.AUTH,  # a ConnectionError to redis-py, yet no retry mends it
+    ("redis", "AuthorizationError"): _C.AUTH,
+    ("redis", "NoPermissionError"): _C.AUTH,
     ("redis", "OutOfMemoryError"): _C.RESOURCE,
+    ("asyncio", "TimeoutError"): _C.TIMEOUT,  # Python 3.10: not yet the built-in one
+    ("concurrent", "TimeoutError"): _C.TIMEOUT,
     ("kombu", "OperationalError"): _C.CONNECTION,
     ("openai", "APITimeoutError"): _C.TIMEOUT,
     ("openai", "APIConnectionError"): _C.CONNECTION,
@@ -102,6 +146,32 @@ def _by_type_name(error: BaseException) -> ErrorCategory | None:
     return None
 
 
+# AWS answers most of these with status 400, which alone would say that the request is wrong.
+_CLOUD_CODES: dict[str, ErrorCategory] = {
+    "ProvisionedThroughputExceededException": _C.RATE_LIMIT,
+    "RequestLimitExceeded": _C.RATE_LIMIT,
+    "SlowDown": _C.RATE_LIMIT,
+    "Throttling": _C.RATE_LIMIT,
+    "ThrottlingException": _C.RATE_LIMIT,
+    "TooManyRequestsException": _C.RATE_LIMIT,
+    "RequestTimeout": _C.TIMEOUT,
+    "RequestTimeoutException": _C.TIMEOUT,
+    "ExpiredToken": _C.AUTH,
+    "ExpiredTokenException": _C.AUTH,
+    "InvalidClientTokenId": _C.AUTH,
+    "UnrecognizedClientException": _C.AUTH,
+}
+
+
+def _by_cloud_code(error: BaseException) -> ErrorCategory | None:
+    code = _part(_part(_peek(error, "response"), "Error"), "Code")  # botocore's ClientError
+    return _CLOUD_CODES.get(code) if isinstance(code, str) else None
+
+
+def _part(holder: Any, key: str) -> Any:
+    return holder.get(key) if isinstance(holder, dict) else None
+
+
 _STATUS: dict[int, ErrorCategory] = {
     400: _C.INVALID_REQUEST,
     401: _C.AUTH,
@@ -122,17 +192,14 @@ def _by_status(error: BaseException) -> ErrorCategory | None:
 
 
 def _status_of(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
+    response = _peek(error, "response")
     for holder in (error, response):
         for attribute in ("status_code", "status", "http_status"):
-            value = getattr(holder, attribute, None)
+            value = _peek(holder, attribute)
             if isinstance(value, int) and 100 <= value <= 599:
                 return value
-    if isinstance(response, dict):  # botocore
-        value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if isinstance(value, int):
-            return value
-    return None
+    value = _part(_part(response, "ResponseMetadata"), "HTTPStatusCode")  # botocore
+    return value if isinstance(value, int) else None
 
 
 _CONNECTION_ERRNOS = frozenset({
@@ -141,8 +208,17 @@ _CONNECTION_ERRNOS = frozenset({
 _RESOURCE_ERRNOS = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 
 
+# Mistakes in code: their messages quote names and values, so `unexpected keyword argument 'timeout'` is no timeout.
+_MISTAKES = frozenset({
+    ArithmeticError, AssertionError, AttributeError, ImportError, IndexError, KeyError, LookupError,
+    ModuleNotFoundError, NameError, NotImplementedError, SyntaxError, TypeError, UnboundLocalError, ZeroDivisionError,
+})  # fmt: skip
+
+
 def _by_errno(error: BaseException) -> ErrorCategory | None:
-    number = getattr(error, "errno", None)
+    number = _peek(error, "errno")
+    if not isinstance(number, int):
+        return None
     if number in _CONNECTION_ERRNOS:
         return _C.CONNECTION
     if number in _RESOURCE_ERRNOS:
@@ -152,18 +228,16 @@ def _by_errno(error: BaseException) -> ErrorCategory | None:
 
 def _by_type(error: BaseException) -> ErrorCategory | None:
     match error:
-        case CircuitOpenError():
-            return _C.CONNECTION
-        case PermanentError():
-            return _C.INVALID_REQUEST
-        case TransientError() | ConnectionError():
+        case ConnectionError() | socket.gaierror():
             return _C.CONNECTION
         case TimeoutError():
             return _C.TIMEOUT
         case MemoryError():
             return _C.RESOURCE
+        case SystemError():
+            return _C.SYSTEM
         case _:
-            return None
+            return _C.PYTHON if type(error) in _MISTAKES else None
 
 
 _PATTERNS: tuple[tuple[re.Pattern[str], ErrorCategory], ...] = (
@@ -188,17 +262,43 @@ def _by_message(error: BaseException) -> ErrorCategory | None:
 
 
 def retry_after_s(error: BaseException, now: datetime | None = None) -> float | None:
-    """Seconds from a Retry-After header on the error's response: a number, or a date when `now` is given."""
-    headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
-    get = getattr(headers, "get", None)
-    value = get("retry-after") or get("Retry-After") if callable(get) else None
-    if not isinstance(value, (str, int, float)):
-        return None
+    """Seconds from a Retry-After header on the error's response, None without a usable one.
+
+    A date is measured against `now`, else against the response's own Date: then no clock of ours has a say.
+    """
+    response = _peek(error, "response")
+    headers = _peek(response, "headers") or _part(_part(response, "ResponseMetadata"), "HTTPHeaders")
+    headers = headers or _peek(error, "headers")
+    text = _header(headers, "Retry-After")
     try:
-        return max(0.0, float(value))
+        seconds = float(text)
     except ValueError:
-        pass
+        then, base = _date(text), now or _date(_header(headers, "Date"))
+        if then is None or base is None:
+            return None
+        try:
+            seconds = (then - base).total_seconds()
+        except TypeError:  # one of them names no time zone
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _header(headers: Any, name: str) -> str:
+    get = _peek(headers, "get")
+    if not callable(get):
+        return ""
+    for spelling in (name, name.lower()):
+        try:
+            value = get(spelling)
+        except Exception:  # noqa: BLE001  an object that only looks like headers
+            return ""
+        if isinstance(value, (str, int, float)):
+            return str(value)
+    return ""
+
+
+def _date(text: str) -> datetime | None:
     try:
-        return max(0.0, (parsedate_to_datetime(str(value)) - now).total_seconds()) if now else None
+        return parsedate_to_datetime(text) if text else None
     except (TypeError, ValueError):
         return None

@@ -71,9 +71,11 @@ def journey_of(headers: Mapping[str, Any] | None, queue: str) -> Journey:
     try:
         hops = tuple(Hop(str(o), str(d), str(r), int(level)) for o, d, r, level in raw["hops"][-KEPT_HOPS:])
         journey = Journey(str(raw["home"]), int(raw["level"]), int(raw["spent"]), hops, int(raw["hop_count"]))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        usable = isinstance(raw["home"], str) and raw["home"] != ""
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
         return Journey(queue)
-    return journey if journey.home and journey.level >= 0 and journey.hop_count >= 0 else Journey(queue)
+    usable = usable and min(journey.level, journey.spent, journey.hop_count) >= 0
+    return journey if usable else Journey(queue)
 
 
 def level_in(plan: Plan, journey: Journey) -> int:

@@ -30,22 +30,32 @@ class Parking:
         """Where a task of `circuit` waits that belongs on queue `home`."""
         return f"{self._prefix}{circuit}|{home}"
 
-    def release(self, broker: Broker, may_pass: Callable[[str], bool], elapsed_s: float) -> int:
-        """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved."""
+    def release(
+        self,
+        broker: Broker,
+        may_pass: Callable[[str], bool],
+        elapsed_s: float,
+        is_closed: Callable[[str], bool] = lambda _circuit: True,
+    ) -> int:
+        """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved.
+
+        A circuit that may be probed but is not closed gets one message: more would only come back and be parked again.
+        """
         keys = broker.queue_keys(self._prefix)
         if not keys:
             self._allowance = 0.0
             return 0
-        self._allowance = min(self._allowance + self._rate * elapsed_s, self._rate)
+        self._allowance = min(self._allowance + self._rate * elapsed_s, max(1.0, self._rate))
         moved = 0
         script = broker.script((files(__package__) / "release.lua").read_text("utf-8"))
         for key in keys:
             circuit, _, home = key.removeprefix(self._prefix).partition("|")
             queue, separator, _ = home.partition(PRIORITY_SEPARATOR)
-            probing = not may_pass(circuit)
             budget = math.floor(self._allowance) - moved
-            if probing or budget < 1 or not queue:
+            if budget < 1 or not queue or not may_pass(circuit):
                 continue
+            if not is_closed(circuit):
+                budget = 1
             target = home if separator else queue
             moved += int(cast("int", script(keys=[broker.key(key), broker.key(target)], args=[budget])))
         self._allowance -= moved
