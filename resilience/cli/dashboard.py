@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
+import threading
 
 import click
 from celery.bin.base import CeleryCommand
 
 from resilience.cli.context import Refused, Wrong, resilience_of
 
+LEAVES_WITHIN_S = 3.0
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
 
 
@@ -49,6 +52,7 @@ def dashboard(context: click.Context, tornado_argv: tuple[str, ...]) -> None:
         raise Refused(
             f"the dashboard cannot listen on {where}: {error.strerror}; choose another with --port=... or --address=..."
         ) from None
+    _leave_within(LEAVES_WITHIN_S)
 
 
 def _check_options(tornado_argv: tuple[str, ...]) -> None:
@@ -61,6 +65,17 @@ def _check_options(tornado_argv: tuple[str, ...]) -> None:
             options.parse_command_line([sys.argv[0], argument], final=False)
         except (Error, ValueError) as error:  # noqa: PERF203  each sentence names its option; a handful of turns
             raise Wrong(f"Flower's option {argument} is wrong: {error}") from None
+
+
+def _leave_within(seconds: float) -> None:
+    """Bound the rest of the stop.
+
+    When the broker went away, a thread of Flower knocks at it for ever and Python waits for that thread: stock Flower
+    does not end on SIGTERM or Ctrl-C then.
+    """
+    exit_anyway = threading.Timer(seconds, os._exit, (0,))
+    exit_anyway.daemon = True
+    exit_anyway.start()
 
 
 def _is_about_listening(error: OSError) -> bool:

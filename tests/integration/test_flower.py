@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from resilience import Breakers
+from resilience.cli.dashboard import LEAVES_WITHIN_S
 from resilience.flower.rows import duration
 from resilience.local.orphans import bound_to_parent
 from resilience.local.ports import free_port
@@ -37,6 +38,8 @@ Resilience(app)
 def charge():
     return 1
 """
+# Flower asks the workers for events every 5 s; a test that needs such a question under way does not wait for it.
+HURRY = "import flower.events\nflower.events.Events.events_enable_interval = 50\n"
 STOCK_SHOP = 'from celery import Celery\napp = Celery("stock", broker={url!r})\n'
 ALICE = ("alice", "open sesame")
 
@@ -60,6 +63,16 @@ def _until(condition: Callable[[], bool], within_s: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+
+
 @contextmanager
 def _dashboard(
     folder: Path, *options: str, prefix: str = "", command: str = "dashboard", **environ: str
@@ -80,8 +93,7 @@ def _dashboard(
             _until(answers, STARTS_WITHIN_S, "the dashboard answers")
             yield client
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
+        _stop(process)
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +389,16 @@ def test_while_redis_is_away_the_page_says_so_in_bounded_time_and_comes_back_wit
     _until(lambda: guarded.get("/breakers").status_code == 200, 5.0, "the page is back")
     if how == "kill":
         assert "No circuit was used yet." in guarded.get("/breakers").text
+
+
+def test_a_dashboard_that_knocks_at_a_dead_broker_still_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    with RedisServer() as server:
+        (tmp_path / "shop.py").write_text(SHOP.format(url=server.url()) + HURRY)
+        with _dashboard(tmp_path) as client:
+            server.kill()
+            _until(lambda: client.get("/breakers").status_code == 503, 5.0, "the page says that Redis is away")
+            began = time.monotonic()
+        assert time.monotonic() - began < LEAVES_WITHIN_S + 3.0
 
 
 def _said(process: subprocess.Popen[bytes]) -> tuple[int, str]:

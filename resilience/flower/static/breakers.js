@@ -12,7 +12,7 @@
   let asOf = live.querySelector("[data-now]")?.dataset.now;
 
   // The page was the answer to a posted reset: a reload must show the page, not post again.
-  history.replaceState(null, "", location.href);
+  history.replaceState(null, "");
 
   function words(seconds) {
     if (seconds < 60) return `${seconds} s`;
