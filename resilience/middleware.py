@@ -38,6 +38,7 @@ from resilience.workers import identity
 from resilience.workers.health import HealthChecks, own_queue
 from resilience.workers.pulse import Pulse
 from resilience.workers.registry import Registry, WorkerInfo
+from signals.background import Background
 from signals.bus import Bus
 from signals.events import Attempt
 from signals.receivers import Receivers
@@ -173,7 +174,7 @@ class Resilience:
         conf = self.app.conf
         if log_sink not in self.bus:
             self.bus.subscribe(log_sink)
-            self.bus.subscribe(celery_event_sink(self.app))
+            self.bus.subscribe(Background(celery_event_sink(self.app)))
         if settings.health_enabled:
             conf.beat_schedule = {**self._health.beat_schedule(), **(conf.beat_schedule or {})}
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from signals.events import Event
+from signals.redact import describe
 
 Sink = Callable[[Event], None]
 
@@ -29,5 +30,6 @@ class Bus:
         for sink in self._sinks:
             try:
                 sink(event)
-            except Exception:  # noqa: PERF203  each sink is on its own
-                logger.exception("celeriac: the sink %r failed on %s; the event goes on", sink, event.kind)
+            except Exception as error:  # noqa: PERF203  each sink is on its own, and none may fail the work
+                detail = logger.isEnabledFor(logging.DEBUG)
+                logger.warning("celeriac: sink %r failed on %s: %s", sink, event.kind, describe(error), exc_info=detail)

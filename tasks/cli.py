@@ -46,12 +46,13 @@ def run(
     from resilience.local.interrupts import Interrupted, interruptible
     from resilience.local.pool import EmbeddedPoolError
     from tasks.chat import chat
-    from tasks.run import RunError, RunOptions, run_lines
+    from tasks.run import RunError, RunOptions, check_files, run_lines
 
     resilience = resilience_of(context)
     stop = threading.Event()
     try:
         options = RunOptions(window=window, resend_after_s=resend_after)
+        check_files(input_path, output_path)
         with interruptible(), _pool(resilience, api_url, workers), _progress_bar(not as_json) as progress:
             summary = run_lines(
                 resilience.app, chat, input_path, output_path, options=options, progress=progress, stop=stop
@@ -134,7 +135,10 @@ def _pool(resilience: Resilience, api_url: str | None, workers: int) -> Iterator
             pool.backend_url,
         )
         resilience.reconfigure()
-        yield
+        try:
+            yield
+        finally:
+            resilience.reconfigure()  # before the broker stops, or it would be missed
 
 
 @contextmanager

@@ -19,12 +19,30 @@ from tasks.prompts import InputDigest, measure, read_prompts
 from tasks.run_loop import RunLoop
 from tasks.run_report import KeyRefused, OnProgress, RunError, RunOptions, RunProgress, RunSummary
 
-__all__ = ["KeyRefused", "RunError", "RunOptions", "RunProgress", "RunSummary", "ledger_path_of", "run_lines"]
+__all__ = [
+    "KeyRefused",
+    "RunError",
+    "RunOptions",
+    "RunProgress",
+    "RunSummary",
+    "check_files",
+    "ledger_path_of",
+    "run_lines",
+]
 
 
 def ledger_path_of(output_path: Path) -> Path:
     """Where the ledger of an output lies: beside it."""
     return output_path.with_name(output_path.name + ".ledger")
+
+
+def check_files(input_path: Path, output_path: Path) -> None:
+    """Raise RunError now, before a pool is started, for files that `run_lines` would refuse."""
+    try:
+        _checked_input(input_path, output_path)
+        answers.check_writable(output_path)
+    except OutputError as exc:
+        raise RunError(str(exc)) from exc
 
 
 def run_lines(

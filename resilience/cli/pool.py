@@ -79,12 +79,13 @@ def up(
 
     resilience = resilience_of(context)
     conf = resilience.app.conf
+    broker = configured_broker(conf)
     try:
         layout = PoolLayout(
             app=app_argument(), workers=workers, concurrency=concurrency, fallback_workers=fallback_workers,
             session_workers=session_workers, beat=not no_beat, flower=not no_flower, flower_port=port,
-            loglevel=loglevel, redis_url=configured_broker(conf), default_queue=conf.task_default_queue,
-            fallback_queue=resilience.settings.fallback_queue,
+            loglevel=loglevel, redis_url=broker, result_url=conf.result_backend if broker else None,
+            default_queue=conf.task_default_queue, fallback_queue=resilience.settings.fallback_queue,
         )  # fmt: skip
         with interruptible():
             click.echo("starting ...")
@@ -175,5 +176,5 @@ def app_argument() -> str:
 def _say(event: SupervisorEvent) -> None:
     from resilience.local.pool import EventKind
 
-    if event.kind is not EventKind.STARTED:
+    if event.kind is EventKind.RESTARTING:
         click.echo(str(event))

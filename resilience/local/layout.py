@@ -24,7 +24,8 @@ class PoolLayout:
     """The pool of app `app` (what `celery -A` takes). `concurrency` is per worker process, sessions included.
 
     `redis_url` None starts a Redis of our own. A URL that names no database gives 0 to the broker and 1 to
-    the results; one that names a database gives it to both. `flower_port` None takes a free port. `data_dir`
+    the results; one that names a database gives it to both, unless `result_url` says
+    where the results are. `flower_port` None takes a free port. `data_dir`
     None is a temporary folder.
     """
 
@@ -37,6 +38,7 @@ class PoolLayout:
     flower: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
     redis_url: str | None = None
+    result_url: str | None = None
     default_queue: str = "celery"
     fallback_queue: str = "fallback"
     session_queue: str = "sessions"
@@ -88,8 +90,10 @@ def workers_of(layout: PoolLayout) -> tuple[WorkerRole, ...]:
     )
 
 
-def urls_of(redis_url: str) -> tuple[str, str]:
+def urls_of(redis_url: str, result_url: str | None = None) -> tuple[str, str]:
     """Broker URL and result backend URL on the Redis at `redis_url`."""
+    if result_url is not None:
+        return redis_url, result_url
     parts = urlsplit(redis_url)
     if parts.path.strip("/"):
         return redis_url, redis_url

@@ -165,7 +165,7 @@ class EmbeddedPool:
     def _start_redis(self, supervisor: Supervisor) -> tuple[str, str]:
         if self.layout.redis_url is not None:
             require_answer(self.layout.redis_url)
-            return urls_of(self.layout.redis_url)
+            return urls_of(self.layout.redis_url, self.layout.result_url)
         # append-only: the broker is a child like any other, and its death must not lose what it acknowledged
         self._redis = RedisServer(
             self._started_dir() / "redis",

@@ -60,6 +60,25 @@ def test_without_recovery_the_same_kill_strands_its_messages(
         until(lambda: len(set(book.lrange("ran", 0, -1))) > HELD + 3, within_s=5)
 
 
+def test_a_frozen_workers_messages_come_back_after_the_long_lease_and_it_wakes_up_unharmed(
+    shop_redis: str, book: redis.Redis, broker: redis.Redis, workers: StartWorkers
+) -> None:
+    short = {"RESILIENCE_SILENT_S": "2"}
+    frozen, other = workers({"name": "frozen"}, {"name": "other"}, env=short)
+    app = stock_app(shop_redis)
+    fill(app, 2 * HELD)
+    until(lambda: broker.llen("celery") == 0 and book.llen("began") == 4, what="both windows full")
+    frozen.kill(signal.SIGSTOP)
+    until(lambda: broker.llen("celery") == HELD, within_s=8, what="the frozen worker's messages on the queue")
+    frozen.kill(signal.SIGCONT)
+    book.set("go", "1")
+    until(lambda: len(set(book.lrange("ran", 0, -1))) == 2 * HELD, what="every task ran")
+    until(lambda: not broker.keys("*unacked*"), what="nothing left unacknowledged")
+    assert f"died: {HELD} messages back" in other.log()
+    app.send_task("tasks.hold", (99,), ignore_result=True)
+    until(lambda: "99" in book.lrange("ran", 0, -1))
+
+
 def test_a_task_whose_child_is_killed_runs_again_in_another_child(
     shop_redis: str, book: redis.Redis, workers: StartWorkers
 ) -> None:
