@@ -18,6 +18,7 @@ import click
 import kombu.pools
 from celery import Task
 from celery import signals as celery_signals
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 
@@ -35,7 +36,7 @@ from resilience.runner import Runner
 from resilience.settings import Settings, SettingsError, load
 from resilience.task import ResilientTask
 from resilience.workers import identity
-from resilience.workers.health import HealthChecks, own_queue
+from resilience.workers.health import HealthChecks, LoopStamp, own_queue
 from resilience.workers.pulse import Pulse
 from resilience.workers.registry import Registry, WorkerInfo
 from signals.background import Background
@@ -47,6 +48,9 @@ from signals.sinks.log import log_sink
 
 if TYPE_CHECKING:
     from celery import Celery
+
+LOOP_TURNS_WITHIN_S = 5.0
+STAMP_EVERY_S = 0.5
 
 logger = logging.getLogger("celeriac")
 
@@ -75,6 +79,7 @@ class Resilience:
         self._plans: dict[str, Plan | None] = {}
         self._pulse: Pulse | None = None
         self._is_worker = False
+        self._loop = LoopStamp()
         app.task_cls = _resilient_base(app.task_cls)
         app.amqp_cls = resilient_amqp(symbol_by_name(app.amqp_cls), self)
         app.add_defaults(self._defaults)
@@ -216,6 +221,9 @@ class Resilience:
             self._pulse = Pulse(owner, settings, self.bus, lambda: Broker(self.app))
             self._former = FormerConnection(settings.namespace, owner, _running_tags)
             self._pulse.every_beat(lambda broker, _elapsed_s: self._former.look(broker))
+            if settings.health_enabled:
+                hostname = instance.hostname
+                self._pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
             self._pulse.every_beat(
                 lambda broker, elapsed_s: self.parking.release(broker, self.breakers.may_pass, elapsed_s)
             )
@@ -231,6 +239,8 @@ class Resilience:
         if self._pulse is None:
             return
         pool = consumer.pool
+        self._is_solo = isinstance(pool, SoloPool)
+        _stamp_turns(consumer, self._loop)
         self._pulse.start({
             "hostname": consumer.hostname,
             "pid": os.getpid(),
@@ -241,6 +251,11 @@ class Resilience:
         })  # fmt: skip
         if consumer.restart_count:
             self._former.begin(time.time())
+
+    def _loop_turns(self) -> bool:
+        """Whether the consumer loop turned lately, or is rightly inside a task of a solo pool."""
+        solo_at_work = self._is_solo and bool(len(worker_state.active_requests))
+        return solo_at_work or self._loop.age_s < LOOP_TURNS_WITHIN_S
 
     def _observe(self, attempt: Attempt) -> None:
         self.runner.observe(attempt)
@@ -263,6 +278,21 @@ class Resilience:
         raise SettingsError(
             "no Redis for breaker state: neither the broker nor the result backend is Redis; set resilience_redis_url"
         )
+
+
+def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
+    """Have the consumer's loop stamp its turns: by a timer of the event loop, else by what every turn calls."""
+    stamp.touch()
+    if consumer.hub is not None:
+        consumer.hub.call_repeatedly(STAMP_EVERY_S, stamp.touch)
+        return
+    stock = type(consumer).perform_pending_operations
+
+    def perform_pending_operations() -> None:
+        stamp.touch()
+        stock(consumer)
+
+    consumer.perform_pending_operations = perform_pending_operations
 
 
 def _running_tags() -> set[str]:

@@ -69,6 +69,9 @@ class Scene:
     workers: list[tuple[str, str]] = field(default_factory=list)
     places: list[tuple[str, str]] = field(default_factory=list)
     upstream_mode: str = "ok"
+    calls: int = 0
+    failed_calls: int = 0
+    retries: int = 0
     kill: Kill | None = None
     open_s: float = 0.0
 
@@ -103,7 +106,7 @@ class Demo:
                 ("secondary API", secondary.url),
             ]
             with self._pointed_at(pool):
-                self._play(source, output, pool, primary, draw)
+                self._play(source, output, pool, (primary, secondary), draw)
         assert self._run is not None
         log = read_log(work / "primary.log")
         ended_at = log[0].t + script.length_s if log else None
@@ -112,7 +115,12 @@ class Demo:
         return summarise(evidence, self._run, self.scene.kill, self.scene.open_s, opens, time.monotonic() - began)
 
     def _play(
-        self, source: Path, output: Path, pool: EmbeddedPool, primary: Upstream, draw: Callable[[Scene], None]
+        self,
+        source: Path,
+        output: Path,
+        pool: EmbeddedPool,
+        upstreams: tuple[Upstream, Upstream],
+        draw: Callable[[Scene], None],
     ) -> None:
         runner = threading.Thread(target=self._send, args=(source, output), name="demo-run", daemon=True)
         broker = Broker(self._resilience.app)
@@ -122,7 +130,7 @@ class Demo:
             while runner.is_alive():
                 runner.join(LOOK_EVERY_S)
                 now = time.monotonic()
-                self._look(pool, broker, primary, now - last)
+                self._look(pool, broker, upstreams, now - last)
                 last = now
                 draw(self.scene)
             self._watch_recovery(broker, last_chance=True)
@@ -155,9 +163,12 @@ class Demo:
 
     # -- looking -----------------------------------------------------------------------------------------------
 
-    def _look(self, pool: EmbeddedPool, broker: Broker, primary: Upstream, elapsed_s: float) -> None:
-        scene = self.scene
+    def _look(self, pool: EmbeddedPool, broker: Broker, upstreams: tuple[Upstream, Upstream], elapsed_s: float) -> None:
+        scene, (primary, secondary) = self.scene, upstreams
         scene.upstream_mode = primary.phase().mode
+        log = [*primary.requests, *secondary.requests]
+        scene.calls, scene.failed_calls = len(log), sum(request.status != 200 for request in log)
+        scene.retries = len(log) - len({request.request_id for request in log})
         scene.workers = [
             (
                 member.name,

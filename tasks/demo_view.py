@@ -89,6 +89,7 @@ def _picture(scene: Scene) -> Group:
     table.add_row("queues", "   ".join(f"{name} {depth}" for name, depth in scene.queues.items()))
     table.add_row("workers", "   ".join(f"{name} ({text})" for name, text in scene.workers))
     table.add_row("answered", _answered(scene))
+    table.add_row("calls", f"{scene.calls}, of which {scene.failed_calls} failed; {scene.retries} were retries")
     if scene.kill is not None:
         table.add_row("SIGKILL", _killed(scene))
     flower = next((text for name, text in scene.places if name == "flower"), None)

@@ -71,7 +71,7 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
 
 @breaker.command()
 @click.argument("name")
-@click.option("--reason", default="", help="Why; kept in the audit.")
+@click.option("--reason", required=True, help="Why; kept in the audit.")
 @click.option("--epoch", type=click.IntRange(min=1), help="Only if the circuit is still at this epoch (see `show`).")
 @click.option("--actor", default=None, help="Who; default: your login name.")
 @json_option
@@ -81,7 +81,7 @@ def reset(context: click.Context, name: str, reason: str, epoch: int | None, act
     breakers = resilience_of(context).breakers
     with needs_redis(STORE):
         before = _known(breakers, name)
-        done = breakers.reset(name, actor=actor or operator(), reason=reason or "no reason given", epoch=epoch)
+        done = breakers.reset(name, actor=actor or operator(), reason=reason, epoch=epoch)
         after = breakers.snapshot(name)
     if as_json:
         print_json({"name": name, "done": done, "before": before["state"], **after})

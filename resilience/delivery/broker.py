@@ -28,8 +28,8 @@ class Broker:
             "socket_timeout": TIMEOUT_S,
             "socket_connect_timeout": TIMEOUT_S,
         }
-        self._connection = app.connection_for_write(transport_options=options)
-        channel = self._connection.default_channel
+        self.connection = app.connection_for_write(transport_options=options)
+        channel = self.connection.default_channel
         self._keyprefix = str(channel.global_keyprefix or "")
         self._channel = channel
         self.client: redis.Redis = redis.Redis(connection_pool=channel.pool)
@@ -45,6 +45,12 @@ class Broker:
         queues = self._channel._lookup(exchange, routing_key)  # noqa: SLF001  what kombu itself restores by
         return str(next(iter(queues), routing_key))
 
+    def body(self, message: dict[str, Any]) -> bytes | str:
+        """The body of a message as it lies in a queue's list, its transfer encoding undone."""
+        return cast(
+            "bytes | str", self._channel.decode_body(message["body"], message["properties"].get("body_encoding"))
+        )
+
     def script(self, source: str) -> Any:
         return self.client.register_script(source)
 
@@ -56,4 +62,4 @@ class Broker:
 
     def close(self) -> None:
         """Close kombu's connection and with it the pool."""
-        self._connection.release()
+        self.connection.release()

@@ -7,6 +7,7 @@ keys named after their owner, a dead owner's messages are known, and come back b
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,8 @@ from resilience.delivery.broker import PRIORITY_SEPARATOR
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
+
+logger = logging.getLogger("celeriac")
 
 NEVER_S = 10 * 365 * 86400
 """Kombu's visibility timeout with owners: a message is its owner's as long as the owner lives."""
@@ -65,7 +68,13 @@ class Unacked:
             if entry is None:
                 self._broker.client.zrem(zset_key, tag)
                 continue
-            queue, message = _restored(entry, self._broker.queue_of)
+            try:
+                queue, message = _restored(entry, self._broker.queue_of)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.error(
+                    "celeriac: a message of %s stays in %s[%s], it is mangled: %s", owner, hash_key, tag, error
+                )
+                continue
             moved += int(self._restore(keys=[hash_key, zset_key, self._broker.key(queue)], args=[tag, message]))
         return moved
 

@@ -1,16 +1,20 @@
-"""Health checks: beat starts a round, every live worker gets a check on its own queue, the main process answers.
+"""Health checks: beat asks for a round, one pulse thread starts it, every worker gets a check on its own queue.
 
-Both tasks are answered at the gate (see `resilience.gate`), so a busy pool cannot fail them; their bodies run only
-where the gate is switched off.
+The main process answers, never a pool slot: at the gate when its consumer takes the check, else in the pulse thread,
+because a worker whose prefetch window is full takes nothing. The thread answers only for a main loop that turns, or
+for a solo pool inside a task. The tasks' bodies run only where neither is installed.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
 
-from resilience.delivery.broker import Broker
+from resilience.delivery.broker import Broker, is_redis
 from resilience.router import plain_queue
 from resilience.workers.registry import Registry
 from signals.events import WorkerUnhealthy
@@ -22,6 +26,20 @@ logger = logging.getLogger("celeriac")
 
 ROUND = "resilience.health_round"
 CHECK = "resilience.health_check"
+
+
+class LoopStamp:
+    """When a worker's consumer loop turned last; the pulse thread asks, the loop stamps."""
+
+    def __init__(self) -> None:
+        self._turned_at = time.monotonic()
+
+    def touch(self) -> None:
+        self._turned_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._turned_at
 
 
 def own_queue(namespace: str, hostname: str) -> str:
@@ -54,18 +72,16 @@ class HealthChecks:
     def beat_schedule(self) -> dict[str, dict[str, Any]]:
         """The beat entry; a round that waited longer than an interval is of no use and expires."""
         interval_s = self._resilience.settings.health_interval_s
-        return {
-            "celeriac-health-round": {
-                "task": ROUND,
-                "schedule": interval_s,
-                "options": {"expires": interval_s},
-            },
-        }
+        options: dict[str, Any] = {"expires": interval_s}
+        if is_redis(self._resilience.app.conf.broker_write_url):
+            options["queue"] = self._round_queue()  # served by the pulse threads, so full windows do not delay it
+        return {"celeriac-health-round": {"task": ROUND, "schedule": interval_s, "options": options}}
 
-    def start_round(self) -> None:
+    def start_round(self, broker: Broker | None = None) -> None:
         """Send one check to each live worker; say which ones let several pass."""
-        registry = self._registry()
+        broker = broker or self._own_broker()
         settings = self._resilience.settings
+        registry = Registry(broker, settings.namespace)
         for worker in registry.live():
             missed = registry.check_sent(worker, settings.health_timeout_s)
             if missed:
@@ -74,18 +90,46 @@ class HealthChecks:
                 (worker.owner,),
                 queue=plain_queue(own_queue(settings.namespace, worker.hostname)),
                 expires=max(settings.health_timeout_s, 1.0),
+                connection=broker.connection,
                 retry=False,
             )
 
-    def answer_check(self, owner: str) -> None:
-        self._registry().check_answered(owner)
+    def answer_check(self, owner: str, broker: Broker | None = None) -> None:
+        """Note in the registry that this worker's main process answered."""
+        Registry(broker or self._own_broker(), self._resilience.settings.namespace).check_answered(owner)
 
-    def _registry(self) -> Registry:
+    def tend(self, broker: Broker, hostname: str, loop_turns: Callable[[], bool]) -> None:
+        """Every beat, in the pulse thread: start a round that is due, answer the checks that the loop does not take."""
+        due = cast("bytes | None", broker.client.rpop(broker.key(self._round_queue())))
+        if due is not None and not _expired(json.loads(due)):
+            self.start_round(broker)
+        queue = broker.key(own_queue(self._resilience.settings.namespace, hostname))
+        for raw in cast("list[bytes]", broker.client.lrange(queue, 0, 99)):
+            if CHECK.encode() not in raw or not loop_turns():
+                continue  # somebody else's message, perhaps a mangled one: the consumer's business
+            message = json.loads(raw)
+            if message["headers"].get("task") != CHECK:
+                continue
+            if broker.client.lrem(queue, 1, cast("str", raw)) and not _expired(message):
+                self.answer_check(_argument(broker.body(message)), broker)
+
+    def _round_queue(self) -> str:
+        return f"{self._resilience.settings.namespace}.health"
+
+    def _own_broker(self) -> Broker:
         if self._broker is None:
             self._broker = Broker(self._resilience.app)
-        return Registry(self._broker, self._resilience.settings.namespace)
+        return self._broker
+
+
+def _expired(message: dict[str, Any]) -> bool:
+    expires = message["headers"].get("expires")
+    return bool(expires) and datetime.fromisoformat(expires) < datetime.now(timezone.utc)
+
+
+def _argument(body: bytes | str) -> str:
+    return str(json.loads(body)[0][0])
 
 
 def _first_argument(message: Any) -> str:
-    body = message.payload if not isinstance(message.body, (str, bytes)) else json.loads(message.body)
-    return str(body[0][0])
+    return _argument(message.body) if isinstance(message.body, (str, bytes)) else str(message.payload[0][0])

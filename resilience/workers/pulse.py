@@ -107,14 +107,23 @@ class Pulse:
                 for suspect in suspects:
                     self._take_over(suspect, registry, unacked)
                 now = time.monotonic()
-                for chore in self._chores:
-                    chore(broker, now - last)
+                self._do_chores(broker, now - last)
                 last = now
                 self._stopping.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
             registry.remove(self.owner)
         finally:
             subscription.close()
+
+    def _do_chores(self, broker: Broker, elapsed_s: float) -> None:
+        for chore in self._chores:
+            try:
+                chore(broker, elapsed_s)
+            except BROKER_ERRORS:  # noqa: PERF203  each chore is on its own
+                raise
+            except Exception as error:  # noqa: BLE001  a mangled message must not stop the pulse of a worker
+                detail = logger.isEnabledFor(logging.DEBUG)
+                logger.warning("celeriac: upkeep failed, the pulse goes on: %s", describe(error), exc_info=detail)
 
     def _take_over(self, dead: str, registry: Registry, unacked: Unacked) -> None:
         if not registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s):

@@ -76,7 +76,7 @@ def test_reset_closes_a_circuit_and_is_audited(cli: Cli, open_circuit: str) -> N
 
 
 def test_reset_with_a_stale_epoch_changes_nothing_and_exits_1(cli: Cli, open_circuit: str) -> None:
-    done = cli("breaker", "reset", open_circuit, "--epoch", "77")
+    done = cli("breaker", "reset", open_circuit, "--epoch", "77", "--reason", "r")
     assert done.returncode == 1
     assert "epoch 2, not 77" in sentence(done)
     assert json.loads(cli("breaker", "show", open_circuit, "--json").stdout)["state"] == "open"
@@ -90,7 +90,7 @@ def test_an_unknown_circuit_is_refused_with_a_hint(cli: Cli, open_circuit: str) 
 
 @pytest.mark.parametrize("name", ["", "two words", "x" * 10_000, "curly{brace}", "line\nbreak"])
 def test_a_hostile_circuit_name_gets_one_sentence(cli: Cli, name: str) -> None:
-    done = cli("breaker", "reset", name)
+    done = cli("breaker", "reset", name, "--reason", "r")
     assert done.returncode == 2
     assert "is not usable" in done.stderr
     assert "Traceback" not in done.stderr
