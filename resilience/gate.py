@@ -75,8 +75,11 @@ class Gate(bootsteps.StartStopStep):
             headers = message.headers or {}
             if HEADER not in headers and may_pass(circuit):
                 return strategy(message, body, ack, reject, callbacks, **kwargs)
-            if not headers.get("eta") and self._moved(plan, name, message, ack):
-                return None
+            try:
+                if not headers.get("eta") and self._moved(plan, name, message, ack):
+                    return None
+            except Exception as error:  # noqa: BLE001  the gate must never cost a task: Celery judges the message
+                logger.warning("celeriac: the gate let %s pass, it could not judge it: %s", name, describe(error))
             return strategy(message, body, ack, reject, callbacks, **kwargs)
 
         return gated

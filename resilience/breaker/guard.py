@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from resilience.breaker import machine
 from resilience.breaker.machine import Circuit, Outcome, State, Window
-from resilience.breaker.policy import BreakerPolicy, check_name
+from resilience.breaker.policy import BreakerPolicy, check_name, whole_ms
 from resilience.breaker.store import (
     STORE_ERRORS,
     CircuitStore,
@@ -423,7 +423,7 @@ class Breakers:
     def _admit_alone(self, name: str, policy: BreakerPolicy, permit_id: str, lease_s: float) -> Reply:
         with self._lock:
             circuit = self._circuit_alone(name)
-            changed, granted, transition = machine.admit(circuit, permit_id, int(lease_s * 1000), policy, _now_ms())
+            changed, granted, transition = machine.admit(circuit, permit_id, whole_ms(lease_s), policy, _now_ms())
             self._local[name] = changed
         return _reply(changed, granted, transition)
 

@@ -63,15 +63,15 @@ class BreakerPolicy(BaseModel):
 
     @property
     def window_ms(self) -> int:
-        return _whole_ms(self.window_s)
+        return whole_ms(self.window_s)
 
     @property
     def open_ms(self) -> int:
-        return _whole_ms(self.open_s)
+        return whole_ms(self.open_s)
 
     @property
     def open_max_ms(self) -> int:
-        return _whole_ms(self.open_max_s)
+        return whole_ms(self.open_max_s)
 
     def open_for_ms(self, opens: int, jitter: float) -> int:
         """How long the `opens`-th opening in a row lasts (1-based); `jitter` is a random number in [0, 1).
@@ -82,5 +82,6 @@ class BreakerPolicy(BaseModel):
         return int(base * (1.0 + self.jitter * jitter))
 
 
-def _whole_ms(seconds: float) -> int:
+def whole_ms(seconds: float) -> int:
+    """Seconds as milliseconds, at least one: what both sides of the state machine count in."""
     return max(1, round(seconds * 1000))

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from resilience.breaker.machine import Outcome, State
-from resilience.breaker.policy import BreakerPolicy
+from resilience.breaker.policy import BreakerPolicy, whole_ms
 
 STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
 AUDIT_LENGTH = 10_000
@@ -71,7 +71,7 @@ class CircuitStore:
         return self._call("record", name, policy, jitter, now_ms, args)
 
     def admit(self, name: str, policy: BreakerPolicy, permit: str, lease_s: float, now_ms: int | None = None) -> Reply:
-        return self._call("admit", name, policy, 0.0, now_ms, [permit, int(lease_s * 1000)])
+        return self._call("admit", name, policy, 0.0, now_ms, [permit, whole_ms(lease_s)])
 
     def reset(
         self, name: str, policy: BreakerPolicy, reason: str, epoch: int | None, now_ms: int | None = None

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
 from resilience.delivery.broker import PRIORITY_SEPARATOR
+from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
@@ -71,9 +72,8 @@ class Unacked:
             try:
                 queue, message = _restored(entry, self._broker.queue_of)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                logger.error(
-                    "celeriac: a message of %s stays in %s[%s], it is mangled: %s", owner, hash_key, tag, error
-                )
+                why = describe(error)
+                logger.warning("celeriac: a mangled message of %s stays in %s[%s]: %s", owner, hash_key, tag, why)
                 continue
             moved += int(self._restore(keys=[hash_key, zset_key, self._broker.key(queue)], args=[tag, message]))
         return moved

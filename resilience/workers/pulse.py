@@ -121,7 +121,7 @@ class Pulse:
                 chore(broker, elapsed_s)
             except BROKER_ERRORS:  # noqa: PERF203  each chore is on its own
                 raise
-            except Exception as error:  # noqa: BLE001  a mangled message must not stop the pulse of a worker
+            except Exception as error:
                 detail = logger.isEnabledFor(logging.DEBUG)
                 logger.warning("celeriac: upkeep failed, the pulse goes on: %s", describe(error), exc_info=detail)
 

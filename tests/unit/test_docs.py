@@ -10,4 +10,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_the_settings_page_is_the_one_that_the_code_writes() -> None:
-    assert PAGE.read_text("utf-8") == settings_page(), "write it anew: python -m resilience.reference > docs/settings.md"
+    assert PAGE.read_text("utf-8") == settings_page(), (
+        "write it anew: python -m resilience.reference > docs/settings.md"
+    )
