@@ -1,0 +1,144 @@
+"""One circuit, two implementations: `machine.py` and `circuit.lua` on a real Redis answer every operation alike.
+
+Hypothesis invents the histories. Time and jitter are arguments on both sides, so equal means equal to the millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import ClassVar
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from resilience.breaker import machine
+from resilience.breaker.machine import Circuit, Outcome, State, Transition
+from resilience.breaker.policy import BreakerPolicy
+from resilience.breaker.store import CircuitStore, Reply
+from resilience.local.redis_server import RedisServer
+
+_WORKERS = st.sampled_from(["w1", "w2", "w3"])
+_PERMITS = st.sampled_from(["p1", "p2", "p3", "p4"])
+_JITTER = st.floats(0, 1, exclude_max=True)
+_POLICIES = st.builds(
+    lambda row, share, open_s, times, window_s, ratio: BreakerPolicy(
+        consecutive_failures=row[0], failure_ratio=ratio, window_s=window_s, minimum_calls=row[1], open_s=open_s,
+        open_max_s=open_s * times, jitter=share, half_open_permits=row[2], success_threshold=row[3],
+    ),
+    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)),
+    st.floats(0, 1), st.floats(0.001, 5), st.floats(1, 9), st.floats(0.1, 7), st.floats(0.01, 1),
+)  # fmt: skip
+
+
+class Twins(RuleBasedStateMachine):
+    """The same operations on the pure machine and on the script; every answer is compared."""
+
+    client: ClassVar[redis.Redis]
+    numbers: ClassVar[Iterator[int]] = count()
+
+    @initialize(policy=_POLICIES, start_ms=st.integers(0, 2_000_000_000_000))
+    def begin(self, policy: BreakerPolicy, start_ms: int) -> None:
+        self.store = CircuitStore(self.client, "parity")
+        self.name = f"circuit{next(self.numbers)}"
+        self.policy, self.now = policy, start_ms
+        self.circuit = Circuit()
+
+    @rule(policy=_POLICIES)
+    def change_policy(self, policy: BreakerPolicy) -> None:
+        self.policy = policy
+
+    @rule(step=st.one_of(st.sampled_from([0, 1, -1, -300, 10, 600_000]), st.integers(0, 8_000)))
+    def wait(self, step: int) -> None:
+        self.now = max(0, self.now + step)
+
+    @precondition(lambda self: self.circuit.state is State.OPEN)
+    @rule(short_by=st.integers(0, 1))
+    def wait_until_it_may_be_probed(self, short_by: int) -> None:
+        self.now = self.circuit.until_ms - short_by
+
+    @precondition(lambda self: self.circuit.permits)
+    @rule(short_by=st.integers(0, 1))
+    def wait_until_a_lease_ends(self, short_by: int) -> None:
+        self.now = max(self.now, min(expiry for _, expiry in self.circuit.permits) - short_by)
+
+    @rule(worker=_WORKERS, successes=st.integers(0, 6), failure=st.booleans(), jitter=_JITTER)
+    def record(self, worker: str, successes: int, failure: bool, jitter: float) -> None:
+        self._record(Outcome(self.circuit.epoch, worker, successes, failure), jitter)
+
+    @rule(worker=_WORKERS, jitter=_JITTER, times=st.integers(1, 5))
+    def fail_in_a_row(self, worker: str, jitter: float, times: int) -> None:
+        for _ in range(times):
+            self._record(Outcome(self.circuit.epoch, worker, failure=True), jitter)
+
+    @rule(worker=_WORKERS, permit=_PERMITS, result=st.sampled_from(["success", "failure", "neutral"]), jitter=_JITTER)
+    def settle_probe(self, worker: str, permit: str, result: str, jitter: float) -> None:
+        outcome = Outcome(self.circuit.epoch, worker, int(result == "success"), result == "failure", permit)
+        self._record(outcome, jitter)
+
+    @rule(
+        worker=_WORKERS,
+        off=st.sampled_from([-2, -1, 1]),
+        failure=st.booleans(),
+        permit=st.one_of(_PERMITS, st.just("")),
+    )
+    def record_under_another_epoch(self, worker: str, off: int, failure: bool, permit: str) -> None:
+        self._record(Outcome(self.circuit.epoch + off, worker, 1, failure, permit), 0.5)
+
+    @rule(permit=_PERMITS, lease_ms=st.one_of(st.sampled_from([1, 60_000]), st.integers(1, 4_000)))
+    def admit(self, permit: str, lease_ms: int) -> None:
+        self.circuit, granted, transition = machine.admit(self.circuit, permit, lease_ms, self.policy, self.now)
+        reply = self.store.admit(self.name, self.policy, permit, lease_ms / 1000, now_ms=self.now)
+        self._compare(reply, granted, transition)
+
+    @rule(off=st.sampled_from([None, 0, 0, 1, -1]))
+    def reset(self, off: int | None) -> None:
+        asked = None if off is None else self.circuit.epoch + off
+        transition = None
+        if not off:
+            self.circuit, transition = machine.reset(self.circuit, "reset by ann")
+        reply = self.store.reset(self.name, self.policy, "reset by ann", asked, now_ms=self.now)
+        self._compare(reply, not off, transition)
+
+    def _record(self, outcome: Outcome, jitter: float) -> None:
+        before = self.circuit
+        self.circuit, transition = machine.record(before, outcome, self.policy, self.now, jitter)
+        reply = self.store.record(self.name, self.policy, outcome, jitter, now_ms=self.now)
+        self._compare(reply, self.circuit is not before, transition)
+
+    def _compare(self, reply: Reply, granted: bool, transition: Transition | None) -> None:
+        assert reply == Reply(
+            granted=granted,
+            state=self.circuit.state,
+            epoch=self.circuit.epoch,
+            remaining_ms=max(0, self.circuit.until_ms - self.now),
+            old=transition.old if transition else None,
+            reason=transition.reason if transition else "",
+        )
+        row = self.store.describe([self.name], self.now)[self.name]
+        window = [int(n) for n in row.get("window", "0").split()]
+        assert sum(window[1::2]) == sum(self.circuit.window.successes)
+        assert sum(window[2::2]) == sum(self.circuit.window.failures)
+        assert int(row.get("streak", 0)) == self.circuit.streak
+        assert int(row.get("opens", 0)) == self.circuit.opens
+        assert int(row.get("passed", 0)) == self.circuit.probes_passed
+        assert int(row["held"]) == sum(expiry > self.now for _, expiry in self.circuit.permits)
+
+
+@pytest.mark.timeout(120)
+def test_the_machine_and_the_script_answer_alike(redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(redis_server.url(), decode_responses=True) as client:
+        client.flushall()
+        Twins.client = client
+        run_state_machine_as_test(
+            Twins,
+            settings=settings(
+                max_examples=80,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            ),
+        )
