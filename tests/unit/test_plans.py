@@ -1,0 +1,49 @@
+"""What a task's options ask for: its circuit, its fallback queues, and the sentence when they are wrong."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from resilience.plans import PlanError, plan_of
+from resilience.recovery.failover import Plan
+
+
+def _task(name: str = "shop.charge", **options: Any) -> Any:
+    return SimpleNamespace(name=name, **options)
+
+
+def test_a_task_without_options_has_a_circuit_of_its_name() -> None:
+    assert plan_of(_task()) == Plan("shop.charge")
+
+
+def test_the_options_name_the_circuit_and_the_fallback_queues() -> None:
+    assert plan_of(_task(circuit="payments", fallback=["b", "c"])) == Plan("payments", ("b", "c"))
+    assert plan_of(_task(circuit="payments", fallback="b")) == Plan("payments", ("b",))
+    assert plan_of(_task(circuit="payments", fallback=None)) == Plan("payments")
+
+
+@pytest.mark.parametrize("task", [_task(circuit=False), _task("celery.backend_cleanup"), _task("resilience.health")])
+def test_tasks_that_opt_out_celerys_own_and_ours_have_no_plan(task: Any) -> None:
+    assert plan_of(task) is None
+
+
+@pytest.mark.parametrize("fallback", [["ok", "not ok"], [1], 5, True, [None], [""]])
+def test_an_unusable_fallback_is_named_with_its_task(fallback: Any) -> None:
+    with pytest.raises(
+        PlanError, match=r"^task shop\.charge: fallback=.* is not usable: a list of queue names is right$"
+    ):
+        plan_of(_task(fallback=fallback))
+
+
+@pytest.mark.parametrize("circuit", ["", "two words", 5, True])
+def test_an_unusable_circuit_name_is_named_with_its_task(circuit: Any) -> None:
+    with pytest.raises(PlanError, match=r"^task shop\.charge: circuit name .* is not usable"):
+        plan_of(_task(circuit=circuit))
+
+
+def test_a_task_name_that_cannot_name_a_circuit_says_what_to_add() -> None:
+    with pytest.raises(PlanError, match=r'^task my task: circuit name .*; give the task a name for it: circuit="..."$'):
+        plan_of(_task("my task"))
