@@ -5,8 +5,9 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 ARG PIP_ARGS=""
 # Dependencies first, from the metadata alone: a change of the code does not install them again.
-# The pattern copies a wheelhouse if there is one; a pattern that matches nothing is no error.
-COPY constraints.txt build/wheel[s] /wheels/
+# The pattern copies a wheelhouse if there is one; a pattern that matches nothing is no error (BuildKit wants the
+# folder before a pattern to exist, hence the pattern in the first).
+COPY constraints.txt buil[d]/wheels /wheels/
 COPY pyproject.toml README.md LICENSE /src/
 # A virtual environment, since a distribution's own Python refuses packages from outside (PEP 668).
 RUN python3 -m venv /opt/celeriac \

@@ -1,7 +1,7 @@
 """The upstream of test_compose.py: runs in a container of the stack, where only the image's Python is.
 
-The first request of a prompt "hold ..." is held until somebody posts to /release, its next is answered; "slow ..." takes
-two seconds. Each line of output says who asked for what.
+The first request of a prompt "hold ..." is held until somebody posts to /release, its next is answered; "slow ..."
+takes two seconds. Each line of output says who asked for what.
 """
 
 import json
@@ -16,7 +16,7 @@ released = threading.Event()
 
 
 class Chat(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:  # noqa: N802  the name that http.server calls
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/release":
             released.set()
