@@ -23,6 +23,7 @@ from resilience.local.redis_server import RedisServer
 
 _WORKERS = st.sampled_from(["w1", "w2", "w3"])
 _PERMITS = st.sampled_from(["p1", "p2", "p3", "p4"])
+_RESULTS = st.sampled_from(["success", "success", "failure", "neutral"])
 _JITTER = st.floats(0, 1, exclude_max=True)
 _POLICIES = st.builds(
     lambda row, share, open_s, times, window_s, ratio: BreakerPolicy(
@@ -61,9 +62,14 @@ class Twins(RuleBasedStateMachine):
         self.now = self.circuit.until_ms - short_by
 
     @precondition(lambda self: self.circuit.permits)
-    @rule(short_by=st.integers(0, 1))
-    def wait_until_a_lease_ends(self, short_by: int) -> None:
-        self.now = max(self.now, min(expiry for _, expiry in self.circuit.permits) - short_by)
+    @rule(short_by=st.integers(0, 1), settle=st.booleans())
+    def settle_or_ask_when_a_lease_ends(self, short_by: int, settle: bool) -> None:
+        permit, expiry = min(self.circuit.permits, key=lambda held: held[1])
+        self.now = max(self.now, expiry - short_by)
+        if settle:
+            self._settle("w1", permit, "success", 0.0)
+        else:
+            self._admit("newcomer", 1_000)
 
     @rule(worker=_WORKERS, successes=st.integers(0, 6), failure=st.booleans(), jitter=_JITTER)
     def record(self, worker: str, successes: int, failure: bool, jitter: float) -> None:
@@ -74,10 +80,24 @@ class Twins(RuleBasedStateMachine):
         for _ in range(times):
             self._record(Outcome(self.circuit.epoch, worker, failure=True), jitter)
 
-    @rule(worker=_WORKERS, permit=_PERMITS, result=st.sampled_from(["success", "failure", "neutral"]), jitter=_JITTER)
-    def settle_probe(self, worker: str, permit: str, result: str, jitter: float) -> None:
-        outcome = Outcome(self.circuit.epoch, worker, int(result == "success"), result == "failure", permit)
-        self._record(outcome, jitter)
+    @precondition(lambda self: self.circuit.state is not State.HALF_OPEN)
+    @rule(jitter=_JITTER, permit=_PERMITS)
+    def break_it_and_wait_for_a_probe(self, jitter: float, permit: str) -> None:
+        for worker in ("w1", "w2") * max(self.policy.consecutive_failures, self.policy.minimum_calls):
+            self._record(Outcome(self.circuit.epoch, worker, failure=True), jitter)
+        if self.circuit.state is State.OPEN:
+            self.now = max(self.now, self.circuit.until_ms)
+            self._admit(permit, 60_000)
+
+    @precondition(lambda self: self.circuit.permits)
+    @rule(which=st.integers(0, 2), result=_RESULTS, jitter=_JITTER)
+    def settle_a_permit_that_was_given(self, which: int, result: str, jitter: float) -> None:
+        permit, _ = self.circuit.permits[which % len(self.circuit.permits)]
+        self._settle("w1", permit, result, jitter)
+
+    @rule(worker=_WORKERS, permit=_PERMITS, result=_RESULTS, jitter=_JITTER)
+    def settle_any_permit(self, worker: str, permit: str, result: str, jitter: float) -> None:
+        self._settle(worker, permit, result, jitter)
 
     @rule(
         worker=_WORKERS,
@@ -90,6 +110,9 @@ class Twins(RuleBasedStateMachine):
 
     @rule(permit=_PERMITS, lease_ms=st.one_of(st.sampled_from([1, 60_000]), st.integers(1, 4_000)))
     def admit(self, permit: str, lease_ms: int) -> None:
+        self._admit(permit, lease_ms)
+
+    def _admit(self, permit: str, lease_ms: int) -> None:
         self.circuit, granted, transition = machine.admit(self.circuit, permit, lease_ms, self.policy, self.now)
         reply = self.store.admit(self.name, self.policy, permit, lease_ms / 1000, now_ms=self.now)
         self._compare(reply, granted, transition)
@@ -102,6 +125,10 @@ class Twins(RuleBasedStateMachine):
             self.circuit, transition = machine.reset(self.circuit, "reset by ann")
         reply = self.store.reset(self.name, self.policy, "reset by ann", asked, now_ms=self.now)
         self._compare(reply, not off, transition)
+
+    def _settle(self, worker: str, permit: str, result: str, jitter: float) -> None:
+        outcome = Outcome(self.circuit.epoch, worker, int(result == "success"), result == "failure", permit)
+        self._record(outcome, jitter)
 
     def _record(self, outcome: Outcome, jitter: float) -> None:
         before = self.circuit

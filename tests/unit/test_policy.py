@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from resilience.breaker.policy import BreakerPolicy, check_name
+from resilience.breaker.policy import BreakerPolicy, check_name, whole_ms
 
 
 @pytest.mark.parametrize("name", ["openai", "tasks.chat", "a@fallback", "host:443/path", "x" * 200, "A_b-c+d"])
@@ -48,3 +48,10 @@ def test_a_policy_cannot_be_changed_behind_a_circuits_back() -> None:
 def test_the_shortest_times_are_a_millisecond() -> None:
     policy = BreakerPolicy(open_s=1e-9, open_max_s=1e-9)
     assert policy.open_for_ms(1, 0.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ms"), [(0.29, 290), (1.001, 1001), (4.35, 4350), (0.0004, 1), (86_400, 86_400_000)]
+)
+def test_seconds_become_the_nearest_millisecond(seconds: float, ms: int) -> None:
+    assert whole_ms(seconds) == ms
