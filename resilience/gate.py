@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import bootsteps
 from kombu.exceptions import OperationalError
@@ -21,7 +21,7 @@ from signals.events import TaskRerouted
 from signals.redact import describe
 
 if TYPE_CHECKING:
-    from resilience.middleware import Resilience
+    from resilience.core import Core
 
 logger = logging.getLogger("celeriac")
 
@@ -37,15 +37,21 @@ _NOT_COPIED = (
 )
 
 
+def gate_for(core: Core) -> type[Gate]:
+    """The bootstep class to install: Celery makes the instance, and knows nothing of `core`."""
+    return type("CeleriacGate", (Gate,), {"core": core, "__module__": __name__})
+
+
 class Gate(bootsteps.StartStopStep):
     """Installed by the middleware on every worker of the app."""
 
     name = "celeriac-gate"
+    core: ClassVar[Core]
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
-        self._resilience: Resilience = consumer.app.resilience
+        self._core = self.core
         stock = consumer.update_strategies
 
         def update_strategies() -> None:
@@ -57,19 +63,20 @@ class Gate(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """The connection is new, or new again: what the last one held is settled first."""
-        self._resilience.on_connected(consumer)
+        for hook in self._core.on_connected:
+            hook(consumer)
 
     def stop(self, consumer: Any) -> None:
         """Nothing runs here."""
 
     def _around(self, name: str, strategy: Strategy) -> Strategy:
-        answer = self._resilience.answers.get(name)
+        answer = self._core.answers.get(name)
         if answer is not None:
             return self._answering(answer)
-        plan = self._resilience.plan_for(name)
-        if plan is None or not self._resilience.settings.breakers_enabled:
+        plan = self._core.plan_for(name)
+        if plan is None or not self._core.settings.breakers_enabled:
             return strategy
-        may_pass, circuit = self._resilience.breakers.may_pass, plan.circuit
+        may_pass, circuit = self._core.breakers.may_pass, plan.circuit
 
         def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
             headers = message.headers or {}
@@ -99,14 +106,14 @@ class Gate(bootsteps.StartStopStep):
         headers = message.headers
         here = str((message.delivery_info or {}).get("routing_key") or "")
         journey = journey_of(headers, here)
-        breakers = self._resilience.breakers
+        breakers = self._core.breakers
         current = level_in(plan, journey)
         if breakers.may_pass(plan.circuit_at(current)):
             return False
         level = choose_level(plan, breakers.may_pass) if journey.hop_count < MAX_HOPS else None
         reason = f"circuit {plan.circuit_at(current)} open"
         if level is None:
-            queue = self._resilience.parking.queue_for(journey.home, plan.circuit)
+            queue = self._core.parking.queue_for(journey.home, plan.circuit)
             level, reason = 0, f"{reason}, no level healthy: parked"
         else:
             queue = plan.queue_at(level, journey.home)
@@ -120,7 +127,7 @@ class Gate(bootsteps.StartStopStep):
             logger.warning("celeriac: %s stays on %s, it could not be moved: %s", name, here, describe(error))
             return False
         ack(logger, self._consumer.connection_errors)
-        self._resilience.bus.publish(TaskRerouted(str(headers.get("id")), name, here, queue, reason, journey.hop_count))
+        self._core.bus.publish(TaskRerouted(str(headers.get("id")), name, here, queue, reason, journey.hop_count))
         return True
 
     def _publish(self, message: Any, queue: str, headers: dict[str, Any]) -> None:

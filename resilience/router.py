@@ -15,7 +15,7 @@ from kombu import Exchange, Queue
 from resilience.recovery.failover import HEADER, choose_level, journey_of
 
 if TYPE_CHECKING:
-    from resilience.middleware import Resilience
+    from resilience.core import Core
 
 _DESTINATION = ("queue", "exchange", "routing_key")
 
@@ -28,13 +28,13 @@ def plain_queue(name: str) -> Queue:
 class ResilientRouter(Router):
     """Celery's router plus the circuits' word."""
 
-    resilience: Resilience
+    core: Core
 
     def route(
         self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
     ) -> dict[str, Any]:
         """The publish options with their destination filled in."""
-        plan = self.resilience.plan_for(name, task_type)
+        plan = self.core.plan_for(name, task_type)
         if plan is None or not plan.levels:
             return self._stock(options, name, args, kwargs, task_type)
         headers = options.get("headers") or {}
@@ -46,7 +46,7 @@ class ResilientRouter(Router):
         routed = self._stock(options, name, args, kwargs, task_type)
         home = destination_of(routed)
         journey = journey_of(headers, home)
-        level = choose_level(plan, self.resilience.breakers.may_pass)
+        level = choose_level(plan, self.core.breakers.may_pass)
         if level is None:
             level = 0  # nothing is healthy: the gate at home parks it
         if level == 0:
@@ -73,14 +73,14 @@ def destination_of(routed: dict[str, Any]) -> str:
     return str(routed.get("routing_key") or "")
 
 
-def resilient_amqp(base: type[AMQP], resilience: Resilience) -> type[AMQP]:
+def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:
     """`base` with our router; a settings update rebuilds the router, so the factory is what is replaced."""
 
     class ResilientAMQP(base):
         def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802  Celery's name
             stock = super().Router(queues, create_missing)
             router = ResilientRouter(stock.routes, stock.queues, stock.create_missing, stock.app)
-            router.resilience = resilience
+            router.core = core
             return router
 
     return ResilientAMQP

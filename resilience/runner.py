@@ -26,7 +26,7 @@ from signals.events import Attempt, Result, RetryDecided, TaskAbandoned, TaskRer
 from signals.redact import describe
 
 if TYPE_CHECKING:
-    from resilience.middleware import Resilience
+    from resilience.core import Core
 
 logger = logging.getLogger("celeriac")
 
@@ -36,8 +36,8 @@ _CONTROL = (Ignore, Reject, Retry)
 class Runner:
     """One per app and process; permits of running attempts are kept by attempt until their outcome is observed."""
 
-    def __init__(self, resilience: Resilience) -> None:
-        self._resilience = resilience
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self._permits: dict[tuple[str, int], Permit] = {}
         self._lock = threading.Lock()
 
@@ -45,16 +45,16 @@ class Runner:
 
     def enter(self, task: Any, request: Any) -> None:
         """Admit the run, or move its message elsewhere and raise Ignore."""
-        if not self._resilience.settings.breakers_enabled:
+        if not self._core.settings.breakers_enabled:
             return
-        plan = self._resilience.plan_for(task.name, task)
+        plan = self._core.plan_for(task.name, task)
         if plan is None:
             return
         journey = _journey(request)
         circuit = plan.circuit_at(level_in(plan, journey))
         attempt = (request.retries or 0) + 1
         try:
-            permit = self._resilience.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request))
+            permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request))
         except CircuitOpenError as refusal:
             self._move_away(task, request, plan, journey, refusal)
         else:
@@ -66,16 +66,16 @@ class Runner:
         level = None
         if journey.hop_count < MAX_HOPS:
             others = (n for n in range(len(plan.levels) + 1) if n != current)
-            level = next((n for n in others if choose_level(plan, self._resilience.breakers.may_pass, n) == n), None)
+            level = next((n for n in others if choose_level(plan, self._core.breakers.may_pass, n) == n), None)
         if level is None:
-            queue = self._resilience.parking.queue_for(journey.home, plan.circuit)
+            queue = self._core.parking.queue_for(journey.home, plan.circuit)
             level, reason = 0, f"{refusal}, no level healthy: parked"
         else:
             queue, reason = plan.queue_at(level, journey.home), str(refusal)
         origin = plan.queue_at(current, journey.home)
         journey = journey.moved(origin, queue, reason, level, request.retries or 0)
         self._republish(task, request, queue, journey)
-        self._resilience.bus.publish(TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count))
+        self._core.bus.publish(TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count))
         raise Ignore
 
     def _republish(self, task: Any, request: Any, queue: str, journey: Journey) -> None:
@@ -92,11 +92,11 @@ class Runner:
 
     def failed(self, task: Any, request: Any, error: Exception) -> None:
         """Raise what makes Celery retry or move the task; return to let the failure stand."""
-        if isinstance(error, _CONTROL) or not self._resilience.settings.retries_enabled:
+        if isinstance(error, _CONTROL) or not self._core.settings.retries_enabled:
             return
         if getattr(task, "autoretry_for", ()):
             return  # the task says itself what is retried; what reached us was not
-        plan = self._resilience.plan_for(task.name, task)
+        plan = self._core.plan_for(task.name, task)
         if plan is None:
             return
         journey = _journey(request)
@@ -108,7 +108,7 @@ class Runner:
                 error=classified,
                 retries=max(0, retries - journey.spent),
                 max_retries=_explicit_max_retries(task),
-                next_level=choose_level(plan, self._resilience.breakers.may_pass, level + 1),
+                next_level=choose_level(plan, self._core.breakers.may_pass, level + 1),
                 hops=journey.hop_count,
                 circuit_open=isinstance(error, CircuitOpenError),
             ),
@@ -117,25 +117,21 @@ class Runner:
         attempt = retries + 1
         match decision:
             case RetryAfter(delay_s=delay_s):
-                self._resilience.bus.publish(
-                    RetryDecided(request.id, task.name, attempt, classified.category.value, delay_s)
-                )
+                self._core.bus.publish(RetryDecided(request.id, task.name, attempt, classified.category.value, delay_s))
                 _retry(task, error, countdown=delay_s, max_retries=attempt)
             case FailOver(level=target):
                 queue = plan.queue_at(target, journey.home)
                 reason = f"{classified.category.value} after attempt {attempt}"
                 origin = plan.queue_at(level, journey.home)
                 journey = journey.moved(origin, queue, reason, target, attempt)
-                self._resilience.bus.publish(
-                    TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count)
-                )
+                self._core.bus.publish(TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count))
                 headers = {**(request.headers or {}), HEADER: journey.header()}
                 _retry(
                     task, error, countdown=0, max_retries=attempt,
                     queue=plain_queue(queue), headers=headers, router=self._plain_router(),
                 )  # fmt: skip
             case Abandon():
-                self._resilience.bus.publish(
+                self._core.bus.publish(
                     TaskAbandoned(
                         request.id,
                         task.name,
@@ -161,16 +157,16 @@ class Runner:
 
     def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any]) -> None:
         """The main process's word on an attempt whose child cannot speak any more."""
-        plan = self._resilience.plan_for(attempt.task)
-        if plan is None or not self._resilience.settings.breakers_enabled:
+        plan = self._core.plan_for(attempt.task)
+        if plan is None or not self._core.settings.breakers_enabled:
             return
         circuit = plan.circuit_at(level_in(plan, journey_of(headers, "")))
         result = Result.FAILURE if attempt.error is None else as_result(attempt.error)
-        self._resilience.breakers.settle_lost(circuit, f"{attempt.task_id}:{attempt.attempt}", result)
+        self._core.breakers.settle_lost(circuit, f"{attempt.task_id}:{attempt.attempt}", result)
 
     def _plain_router(self) -> Router:
         """Celery's own router: the destination is decided already."""
-        app = self._resilience.app
+        app = self._core.app
         return Router((), app.amqp.queues, create_missing=True, app=app)
 
 

@@ -20,7 +20,7 @@ from resilience.workers.registry import Registry
 from signals.events import WorkerUnhealthy
 
 if TYPE_CHECKING:
-    from resilience.middleware import Resilience
+    from resilience.core import Core
 
 logger = logging.getLogger("celeriac")
 
@@ -50,12 +50,12 @@ def own_queue(namespace: str, hostname: str) -> str:
 class HealthChecks:
     """Installed on an app: two tasks, their beat entry, and the answers for the gate."""
 
-    def __init__(self, resilience: Resilience) -> None:
-        self._resilience = resilience
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self._broker: Broker | None = None
 
     def install(self) -> None:
-        app = self._resilience.app
+        app = self._core.app
 
         @app.task(name=ROUND, ignore_result=True, shared=False)
         def health_round() -> None:
@@ -66,26 +66,26 @@ class HealthChecks:
             self.answer_check(owner)
 
         self._check_task = health_check
-        self._resilience.answers[ROUND] = lambda _message: self.start_round()
-        self._resilience.answers[CHECK] = lambda message: self.answer_check(_first_argument(message))
+        self._core.answers[ROUND] = lambda _message: self.start_round()
+        self._core.answers[CHECK] = lambda message: self.answer_check(_first_argument(message))
 
     def beat_schedule(self) -> dict[str, dict[str, Any]]:
         """The beat entry; a round that waited longer than an interval is of no use and expires."""
-        interval_s = self._resilience.settings.health_interval_s
+        interval_s = self._core.settings.health_interval_s
         options: dict[str, Any] = {"expires": interval_s}
-        if is_redis(self._resilience.app.conf.broker_write_url):
+        if is_redis(self._core.app.conf.broker_write_url):
             options["queue"] = self._round_queue()  # served by the pulse threads, so full windows do not delay it
         return {"celeriac-health-round": {"task": ROUND, "schedule": interval_s, "options": options}}
 
     def start_round(self, broker: Broker | None = None) -> None:
         """Send one check to each live worker; say which ones let several pass."""
         broker = broker or self._own_broker()
-        settings = self._resilience.settings
+        settings = self._core.settings
         registry = Registry(broker, settings.namespace)
         for worker in registry.live():
             missed = registry.check_sent(worker, settings.health_timeout_s)
             if missed:
-                self._resilience.bus.publish(WorkerUnhealthy(worker.owner, missed))
+                self._core.bus.publish(WorkerUnhealthy(worker.owner, missed))
             self._check_task.apply_async(
                 (worker.owner,),
                 queue=plain_queue(own_queue(settings.namespace, worker.hostname)),
@@ -96,14 +96,14 @@ class HealthChecks:
 
     def answer_check(self, owner: str, broker: Broker | None = None) -> None:
         """Note in the registry that this worker's main process answered."""
-        Registry(broker or self._own_broker(), self._resilience.settings.namespace).check_answered(owner)
+        Registry(broker or self._own_broker(), self._core.settings.namespace).check_answered(owner)
 
     def tend(self, broker: Broker, hostname: str, loop_turns: Callable[[], bool]) -> None:
         """Every beat, in the pulse thread: start a round that is due, answer the checks that the loop does not take."""
         due = cast("bytes | None", broker.client.rpop(broker.key(self._round_queue())))
         if due is not None and not _expired(json.loads(due)):
             self.start_round(broker)
-        queue = broker.key(own_queue(self._resilience.settings.namespace, hostname))
+        queue = broker.key(own_queue(self._core.settings.namespace, hostname))
         for raw in cast("list[bytes]", broker.client.lrange(queue, 0, 99)):
             if CHECK.encode() not in raw or not loop_turns():
                 continue  # somebody else's message, perhaps a mangled one: the consumer's business
@@ -114,11 +114,11 @@ class HealthChecks:
                 self.answer_check(_argument(broker.body(message)), broker)
 
     def _round_queue(self) -> str:
-        return f"{self._resilience.settings.namespace}.health"
+        return f"{self._core.settings.namespace}.health"
 
     def _own_broker(self) -> Broker:
         if self._broker is None:
-            self._broker = Broker(self._resilience.app)
+            self._broker = Broker(self._core.app)
         return self._broker
 
 

@@ -1,0 +1,109 @@
+"""What the rooms of the middleware share: the app's settings, the circuits, the bus, the plans of its tasks.
+
+The rooms know this; only the front door (`resilience.middleware`) knows the rooms.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+import kombu.pools
+
+from resilience.breaker.guard import Breakers
+from resilience.breaker.store import CircuitStore, connect
+from resilience.plans import plan_of
+from resilience.recovery.failover import Plan
+from resilience.recovery.parking import Parking
+from resilience.settings import Settings, SettingsError, load
+from signals.bus import Bus
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+Answer = Callable[[Any], None]
+"""Takes a raw message that the main process answers itself."""
+
+
+class Core:
+    """One per app. Parts are made when first needed, so that an app may be configured after it was made resilient."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.bus = Bus()
+        self.answers: dict[str, Answer] = {}
+        self.on_connected: list[Callable[[Any], None]] = []
+        self._plans: dict[str, Plan | None] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The validated options. Raises SettingsError with one sentence; inside a command, the command's own error."""
+        try:
+            return load(self.app.conf)
+        except SettingsError as error:
+            if click.get_current_context(silent=True) is None:
+                raise
+            raise click.ClickException(f"celeriac: {error}") from None
+
+    @cached_property
+    def breakers(self) -> Breakers:
+        """The shared circuits."""
+        store = CircuitStore(connect(self._store_url(), self.settings.store_timeout_s), self.settings.namespace)
+        breakers = Breakers(store, self.settings.policy, self.bus)
+        atexit.register(breakers.flush)
+        return breakers
+
+    @cached_property
+    def parking(self) -> Parking:
+        return Parking(self.settings.namespace, self.settings.release_rate)
+
+    def flush(self) -> None:
+        """Send what the circuits have not reported yet, if any was used."""
+        if "breakers" in self.__dict__:
+            self.breakers.flush()
+
+    def forget_settings(self) -> None:
+        """The app's configuration changed: validate it again when it is next asked for."""
+        self.__dict__.pop("settings", None)
+
+    def reconfigure(self) -> None:
+        """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
+        if "breakers" in self.__dict__:
+            self.breakers.close()
+        for part in ("settings", "breakers", "parking"):
+            self.__dict__.pop(part, None)
+        self._plans.clear()
+        kombu.pools.reset()
+        self.app._pool = None  # noqa: SLF001  the app keeps the pool of its former URL otherwise
+        self.app.__dict__.pop("amqp", None)
+        self.app._local.__dict__.pop("backend", None)  # noqa: SLF001
+
+    def plan_for(self, name: str, task: Any = None) -> Plan | None:
+        """A task's plan by name; None when it has none, or is not known to this process."""
+        try:
+            return self._plans[name]
+        except KeyError:
+            pass
+        if not self.settings.enabled:
+            return None
+        task = task if hasattr(task, "name") else self.app._tasks.get(name)  # noqa: SLF001  `tasks` would finalize
+        if task is None:
+            return None
+        self._plans[name] = plan = plan_of(task)
+        return plan
+
+    def forget_plan(self, name: str) -> None:
+        """The task changed: read its options again when they are next asked for."""
+        self._plans.pop(name, None)
+
+    def _store_url(self) -> str:
+        conf = self.app.conf
+        for url in (self.settings.redis_url, conf.broker_write_url, conf.result_backend):
+            if isinstance(url, str) and url.startswith(("redis://", "rediss://", "unix://")):
+                return url
+        raise SettingsError(
+            "no Redis for breaker state: neither the broker nor the result backend is Redis; set resilience_redis_url"
+        )

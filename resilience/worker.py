@@ -1,0 +1,147 @@
+"""A worker's life as the middleware lives it: checks at start, pulse and upkeep while it runs, a goodbye at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import signals as celery_signals
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.worker import state as worker_state
+
+from resilience.delivery.broker import Broker, is_redis
+from resilience.delivery.unacked import FormerConnection, transport_options
+from resilience.plans import PlanError
+from resilience.router import plain_queue
+from resilience.settings import SettingsError
+from resilience.workers import identity
+from resilience.workers.health import LoopStamp, own_queue
+from resilience.workers.pulse import Pulse
+
+if TYPE_CHECKING:
+    from resilience.core import Core
+    from resilience.workers.health import HealthChecks
+
+LOOP_TURNS_WITHIN_S = 5.0
+STAMP_EVERY_S = 0.5
+
+logger = logging.getLogger("celeriac")
+
+
+class WorkerLife:
+    """Hears Celery's worker signals; does nothing in a process that is no worker of this app."""
+
+    def __init__(self, core: Core, health: HealthChecks) -> None:
+        self._core = core
+        self._health = health
+        self._is_worker = False
+        self._is_solo = False
+        self._pulse: Pulse | None = None
+        self._former: FormerConnection | None = None
+        self._loop = LoopStamp()
+        core.on_connected.append(self._connected)
+        celery_signals.celeryd_init.connect(self._begins, weak=False)
+        celery_signals.celeryd_after_setup.connect(self._set_up, weak=False)
+        celery_signals.worker_process_shutdown.connect(self._child_ends, weak=False)
+        celery_signals.worker_shutdown.connect(self._ends, weak=False)
+
+    def _begins(self, instance: Any = None, **_: Any) -> None:
+        core = self._core
+        if instance is None or instance.app is not core.app:
+            return
+        try:
+            settings = core.settings
+            for name in list(core.app.tasks):
+                core.plan_for(name)
+        except (SettingsError, PlanError) as error:
+            sys.exit(f"celeriac: {error}")
+        if not settings.enabled:
+            return
+        self._is_worker = True
+        owner = identity.pin()
+        if settings.recovery_enabled and is_redis(core.app.conf.broker_read_url):
+            self._own_what_it_holds(owner)
+            self._pulse = self._with_chores(
+                Pulse(owner, settings, core.bus, lambda: Broker(core.app)), instance.hostname
+            )
+        logger.info("celeriac: on as %s", owner)
+
+    def _own_what_it_holds(self, owner: str) -> None:
+        conf = self._core.app.conf
+        # An explicit visibility_timeout or unacked key is the user's word; then their messages are theirs too.
+        mine = transport_options(self._core.settings.namespace, owner)
+        conf.broker_transport_options = {**mine, **(conf.broker_transport_options or {})}
+
+    def _with_chores(self, pulse: Pulse, hostname: str) -> Pulse:
+        core = self._core
+        former = self._former = FormerConnection(core.settings.namespace, pulse.owner, _running_tags)
+        pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
+        if core.settings.health_enabled:
+            pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
+        pulse.every_beat(lambda broker, elapsed_s: core.parking.release(broker, core.breakers.may_pass, elapsed_s))
+        return pulse
+
+    def _set_up(self, instance: Any = None, **_: Any) -> None:
+        if self._is_worker and instance.app is self._core.app:
+            queue = own_queue(self._core.settings.namespace, instance.hostname)
+            self._core.app.amqp.queues.select_add(plain_queue(queue))
+
+    def _connected(self, consumer: Any) -> None:
+        """Before the consumer takes its first message on a new connection."""
+        if self._pulse is None or self._former is None:
+            return
+        pool = consumer.pool
+        self._is_solo = isinstance(pool, SoloPool)
+        _stamp_turns(consumer, self._loop)
+        self._pulse.start({
+            "hostname": consumer.hostname,
+            "pid": os.getpid(),
+            "queues": sorted(self._core.app.amqp.queues.consume_from),
+            "pool": type(pool).__module__.rpartition(".")[2],
+            "concurrency": getattr(pool, "limit", None) or 1,
+            "started_at": time.time(),
+        })  # fmt: skip
+        if consumer.restart_count:
+            self._former.begin(time.time())
+
+    def _loop_turns(self) -> bool:
+        """Whether the consumer loop turned lately, or is rightly inside a task of a solo pool."""
+        solo_at_work = self._is_solo and bool(len(worker_state.active_requests))
+        return solo_at_work or self._loop.age_s < LOOP_TURNS_WITHIN_S
+
+    def _child_ends(self, **_: Any) -> None:
+        if self._is_worker:
+            self._core.flush()
+
+    def _ends(self, **_: Any) -> None:
+        if self._is_worker:
+            self._core.flush()
+        if self._pulse is not None:
+            self._pulse.stop()
+
+
+def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
+    """Have the consumer's loop stamp its turns: by a timer of the event loop, else by what every turn calls."""
+    stamp.touch()
+    if consumer.hub is not None:
+        consumer.hub.call_repeatedly(STAMP_EVERY_S, stamp.touch)
+        return
+    stock = type(consumer).perform_pending_operations
+
+    def perform_pending_operations() -> None:
+        stamp.touch()
+        stock(consumer)
+
+    consumer.perform_pending_operations = perform_pending_operations
+
+
+def _running_tags() -> set[str]:
+    """Delivery tags of the requests that this worker's pool is running now; called from another thread."""
+    while True:
+        try:
+            return {request.message.delivery_tag for request in worker_state.active_requests}
+        except RuntimeError:  # noqa: PERF203  the set changed while it was read: read it again
+            continue
