@@ -64,15 +64,7 @@ def _require_our_signals() -> None:
     """A project's own module named `signals` can stand in front of ours; say so before anything odd happens."""
     import signals
 
-    try:
-        known = all(
-            hasattr(import_module(f"signals.{part}"), name) for part, name in (("events", "Event"), ("bus", "Bus"))
-        )
-    except ModuleNotFoundError as error:
-        if error.name not in ("signals.events", "signals.bus"):
-            raise
-        known = False
-    if not known:
+    if getattr(signals, "DISTRIBUTION", None) != "celeriac":
         where = getattr(signals, "__file__", None) or ", ".join(getattr(signals, "__path__", ["an unknown place"]))
         raise ImportError(
             f"the name `signals` belongs to {where} here, but Celeriac needs its own package of that name: "

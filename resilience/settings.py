@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -104,13 +105,18 @@ def load(conf: Mapping[str, Any] | Any, environ: Mapping[str, str] | None = None
 
 def _given(conf: Any) -> Iterator[tuple[str, str, Any]]:
     """(name as written, option, value) of everything named resilience_* in a Celery configuration."""
+    for pending in getattr(conf, "maps", ()):
+        if isinstance(pending, UserDict):
+            _ = pending.data  # an app's configuration before its first use: this loads it, namespace and all
     marker = PREFIX.lower()
     django = (getattr(conf, "prefix", None) or "").lower()
     seen: set[str] = set()
     for mapping in getattr(conf, "maps", [conf]):
         for key in list(mapping):
             lowered = str(key).lower()
-            plain = lowered.removeprefix(django) if django else lowered
+            plain = lowered.removeprefix(django)
+            if django and plain == lowered and str(key) != lowered:
+                continue  # upper case without the namespace: Django's or somebody else's, as for Celery itself
             if plain.startswith(marker) and plain not in seen:
                 seen.add(plain)
                 yield str(key), plain[len(marker) :], mapping[key]

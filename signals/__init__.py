@@ -3,3 +3,5 @@
 This package knows Celery's signals and nothing of breakers. Import its parts by name:
 `signals.events`, `signals.bus`, `signals.receivers`, `signals.redact`, `signals.sinks.*`.
 """
+
+DISTRIBUTION = "celeriac"  # by this `resilience` knows that no other module of the name stands in front
