@@ -6,6 +6,7 @@ The rooms know this; only the front door (`resilience.middleware`) knows the roo
 from __future__ import annotations
 
 import atexit
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from signals.bus import Bus
 
 if TYPE_CHECKING:
     from celery import Celery
+
+logger = logging.getLogger("celeriac")
 
 Answer = Callable[[Any], None]
 """Takes a raw message that the main process answers itself."""
@@ -57,6 +60,22 @@ class Core:
         return breakers
 
     @cached_property
+    def circuits_on(self) -> bool:
+        """Whether circuits take part. Without any Redis to keep them they do not, and it is said once."""
+        if not (self.settings.enabled and self.settings.breakers_enabled):
+            return False
+        try:
+            self._store_url()
+        except SettingsError as error:
+            logger.error("celeriac: circuits are off: %s", error)  # noqa: TRY400  a sentence, not a traceback
+            return False
+        return True
+
+    def may_pass(self, circuit: str) -> bool:
+        """Advice without I/O: is a call through `circuit` likely to be admitted now? Always, while circuits are off."""
+        return not self.circuits_on or self.breakers.may_pass(circuit)
+
+    @cached_property
     def parking(self) -> Parking:
         return Parking(self.settings.namespace, self.settings.release_rate)
 
@@ -67,13 +86,14 @@ class Core:
 
     def forget_settings(self) -> None:
         """The app's configuration changed: validate it again when it is next asked for."""
-        self.__dict__.pop("settings", None)
+        for part in ("settings", "circuits_on"):
+            self.__dict__.pop(part, None)
 
     def reconfigure(self) -> None:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
         if "breakers" in self.__dict__:
             self.breakers.close()
-        for part in ("settings", "breakers", "parking"):
+        for part in ("settings", "breakers", "circuits_on", "parking"):
             self.__dict__.pop(part, None)
         self._plans.clear()
         kombu.pools.reset()

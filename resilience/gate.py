@@ -74,9 +74,9 @@ class Gate(bootsteps.StartStopStep):
         if answer is not None:
             return self._answering(answer)
         plan = self._core.plan_for(name)
-        if plan is None or not self._core.settings.breakers_enabled:
+        if plan is None or not self._core.circuits_on:
             return strategy
-        may_pass, circuit = self._core.breakers.may_pass, plan.circuit
+        may_pass, circuit = self._core.may_pass, plan.circuit
 
         def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
             headers = message.headers or {}
@@ -106,11 +106,11 @@ class Gate(bootsteps.StartStopStep):
         headers = message.headers
         here = str((message.delivery_info or {}).get("routing_key") or "")
         journey = journey_of(headers, here)
-        breakers = self._core.breakers
+        may_pass = self._core.may_pass
         current = level_in(plan, journey)
-        if breakers.may_pass(plan.circuit_at(current)):
+        if may_pass(plan.circuit_at(current)):
             return False
-        level = choose_level(plan, breakers.may_pass) if journey.hop_count < MAX_HOPS else None
+        level = choose_level(plan, may_pass) if journey.hop_count < MAX_HOPS else None
         reason = f"circuit {plan.circuit_at(current)} open"
         if level is None:
             queue = self._core.parking.queue_for(journey.home, plan.circuit)

@@ -35,7 +35,7 @@ class ResilientRouter(Router):
     ) -> dict[str, Any]:
         """The publish options with their destination filled in."""
         plan = self.core.plan_for(name, task_type)
-        if plan is None or not plan.levels:
+        if plan is None or not plan.levels or not self.core.circuits_on:
             return self._stock(options, name, args, kwargs, task_type)
         headers = options.get("headers") or {}
         if HEADER in headers:
@@ -46,7 +46,7 @@ class ResilientRouter(Router):
         routed = self._stock(options, name, args, kwargs, task_type)
         home = destination_of(routed)
         journey = journey_of(headers, home)
-        level = choose_level(plan, self.core.breakers.may_pass)
+        level = choose_level(plan, self.core.may_pass)
         if level is None:
             level = 0  # nothing is healthy: the gate at home parks it
         if level == 0:

@@ -45,7 +45,7 @@ class Runner:
 
     def enter(self, task: Any, request: Any) -> None:
         """Admit the run, or move its message elsewhere and raise Ignore."""
-        if not self._core.settings.breakers_enabled:
+        if not self._core.circuits_on:
             return
         plan = self._core.plan_for(task.name, task)
         if plan is None:
@@ -66,7 +66,7 @@ class Runner:
         level = None
         if journey.hop_count < MAX_HOPS:
             others = (n for n in range(len(plan.levels) + 1) if n != current)
-            level = next((n for n in others if choose_level(plan, self._core.breakers.may_pass, n) == n), None)
+            level = next((n for n in others if choose_level(plan, self._core.may_pass, n) == n), None)
         if level is None:
             queue = self._core.parking.queue_for(journey.home, plan.circuit)
             level, reason = 0, f"{refusal}, no level healthy: parked"
@@ -108,7 +108,7 @@ class Runner:
                 error=classified,
                 retries=max(0, retries - journey.spent),
                 max_retries=_explicit_max_retries(task),
-                next_level=choose_level(plan, self._core.breakers.may_pass, level + 1),
+                next_level=choose_level(plan, self._core.may_pass, level + 1),
                 hops=journey.hop_count,
                 circuit_open=isinstance(error, CircuitOpenError),
             ),
@@ -158,7 +158,7 @@ class Runner:
     def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any]) -> None:
         """The main process's word on an attempt whose child cannot speak any more."""
         plan = self._core.plan_for(attempt.task)
-        if plan is None or not self._core.settings.breakers_enabled:
+        if plan is None or not self._core.circuits_on:
             return
         circuit = plan.circuit_at(level_in(plan, journey_of(headers, "")))
         result = Result.FAILURE if attempt.error is None else as_result(attempt.error)

@@ -81,7 +81,7 @@ class WorkerLife:
         pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
-        pulse.every_beat(lambda broker, elapsed_s: core.parking.release(broker, core.breakers.may_pass, elapsed_s))
+        pulse.every_beat(lambda broker, elapsed_s: core.parking.release(broker, core.may_pass, elapsed_s))
         return pulse
 
     def _set_up(self, instance: Any = None, **_: Any) -> None:
