@@ -1,0 +1,1 @@
+"""Celeriac under pytest-celery, Celery's own test plugin, on local processes or on Docker containers."""
