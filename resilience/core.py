@@ -16,6 +16,7 @@ import kombu.pools
 
 from resilience.breaker.guard import Breakers
 from resilience.breaker.store import CircuitStore, connect
+from resilience.delivery.broker import Broker, is_redis
 from resilience.plans import plan_of
 from resilience.recovery.failover import Plan
 from resilience.recovery.parking import Parking
@@ -77,7 +78,12 @@ class Core:
 
     @cached_property
     def parking(self) -> Parking:
-        return Parking(self.settings.namespace, self.settings.release_rate)
+        return Parking(self.settings.namespace, self.settings.release_rate, lambda: Broker(self.app))
+
+    @cached_property
+    def can_park(self) -> bool:
+        """Parking is the Redis broker's; elsewhere a task that nobody may run comes back after a countdown."""
+        return is_redis(self.app.conf.broker_write_url)
 
     def flush(self) -> None:
         """Send what the circuits have not reported yet, if any was used."""
@@ -93,7 +99,7 @@ class Core:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
         if "breakers" in self.__dict__:
             self.breakers.close()
-        for part in ("settings", "breakers", "circuits_on", "parking"):
+        for part in ("settings", "breakers", "circuits_on", "can_park", "parking"):
             self.__dict__.pop(part, None)
         self._plans.clear()
         kombu.pools.reset()

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import bootsteps
-from kombu.exceptions import OperationalError
 from kombu.utils.encoding import ensure_bytes
 
-from resilience.recovery.decide import MAX_HOPS
-from resilience.recovery.failover import HEADER, Plan, choose_level, journey_of, level_in
+from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
 from signals.events import TaskRerouted
 from signals.redact import describe
 
@@ -85,8 +83,8 @@ class Gate(bootsteps.StartStopStep):
             try:
                 if not headers.get("eta") and self._moved(plan, name, message, ack):
                     return None
-            except Exception as error:  # noqa: BLE001  the gate must never cost a task: Celery judges the message
-                logger.warning("celeriac: the gate let %s pass, it could not judge it: %s", name, describe(error))
+            except Exception as error:  # noqa: BLE001  a mangled message, or no broker: it runs here, where Celery judges it
+                logger.warning("celeriac: the gate let %s pass, it could not move it: %s", name, describe(error))
             return strategy(message, body, ack, reject, callbacks, **kwargs)
 
         return gated
@@ -106,28 +104,19 @@ class Gate(bootsteps.StartStopStep):
         headers = message.headers
         here = str((message.delivery_info or {}).get("routing_key") or "")
         journey = journey_of(headers, here)
-        may_pass = self._core.may_pass
-        current = level_in(plan, journey)
-        if may_pass(plan.circuit_at(current)):
+        circuit = plan.circuit_at(level_in(plan, journey))
+        core = self._core
+        if core.may_pass(circuit):
             return False
-        level = choose_level(plan, may_pass) if journey.hop_count < MAX_HOPS else None
-        reason = f"circuit {plan.circuit_at(current)} open"
-        if level is None:
-            queue = self._core.parking.queue_for(journey.home, plan.circuit)
-            level, reason = 0, f"{reason}, no level healthy: parked"
-        else:
-            queue = plan.queue_at(level, journey.home)
-            if queue == here:
-                return False
+        park = core.parking.queue_for if core.can_park else None
         retries = int(headers.get("retries") or 0)
-        journey = journey.moved(here, queue, reason, level, retries)
-        try:
-            self._publish(message, queue, {**headers, HEADER: journey.header()})
-        except (OperationalError, OSError) as error:
-            logger.warning("celeriac: %s stays on %s, it could not be moved: %s", name, here, describe(error))
+        way = detour(plan, journey, here, f"circuit {circuit} open", retries, core.may_pass, park)
+        if way is None or way.queue == here:
             return False
+        self._publish(message, way.queue, {**headers, HEADER: way.journey.header()})
         ack(logger, self._consumer.connection_errors)
-        self._core.bus.publish(TaskRerouted(str(headers.get("id")), name, here, queue, reason, journey.hop_count))
+        hop = way.journey.hops[-1]
+        core.bus.publish(TaskRerouted(str(headers.get("id")), name, here, way.queue, hop.reason, way.journey.hop_count))
         return True
 
     def _publish(self, message: Any, queue: str, headers: dict[str, Any]) -> None:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from resilience.breaker.guard import Permit, as_result
 from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError
-from resilience.recovery.decide import MAX_HOPS, Abandon, FailOver, RetryAfter, Situation, decide
-from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, journey_of, level_in
+from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
+from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
 from resilience.router import plain_queue
 from signals.events import Attempt, Result, RetryDecided, TaskAbandoned, TaskRerouted
 from signals.redact import describe
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celeriac")
 
+BROKER_ERRORS = (OperationalError, RedisError, OSError)
 _CONTROL = (Ignore, Reject, Retry)
 
 
@@ -62,31 +64,29 @@ class Runner:
                 self._permits[request.id, attempt] = permit
 
     def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> NoReturn:
-        current = level_in(plan, journey)
-        level = None
-        if journey.hop_count < MAX_HOPS:
-            others = (n for n in range(len(plan.levels) + 1) if n != current)
-            level = next((n for n in others if choose_level(plan, self._core.may_pass, n) == n), None)
-        if level is None:
-            queue = self._core.parking.queue_for(journey.home, plan.circuit)
-            level, reason = 0, f"{refusal}, no level healthy: parked"
-        else:
-            queue, reason = plan.queue_at(level, journey.home), str(refusal)
-        origin = plan.queue_at(current, journey.home)
-        journey = journey.moved(origin, queue, reason, level, request.retries or 0)
-        self._republish(task, request, queue, journey)
-        self._core.bus.publish(TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count))
-        raise Ignore
-
-    def _republish(self, task: Any, request: Any, queue: str, journey: Journey) -> None:
-        headers = {**(request.headers or {}), HEADER: journey.header()}
+        core = self._core
+        here = plan.queue_at(level_in(plan, journey), journey.home)
+        retries = request.retries or 0
         try:
-            task.signature_from_request(request, queue=plain_queue(queue), headers=headers).apply_async(
-                router=self._plain_router()
-            )
-        except (OperationalError, OSError) as error:
+            park = core.parking.queue_for if core.can_park else None
+            way = detour(plan, journey, here, str(refusal), retries, core.may_pass, park)
+            if way is None:
+                self._republish(task, request, here, journey, countdown=max(1.0, refusal.retry_after_s))
+            else:
+                self._republish(task, request, way.queue, way.journey)
+        except BROKER_ERRORS as error:
             # The broker is away: the message goes back to the queue it came from, unchanged, and tries again there.
             raise Reject(describe(error), requeue=True) from error
+        if way is not None:
+            hop = way.journey.hops[-1]
+            core.bus.publish(TaskRerouted(request.id, task.name, here, way.queue, hop.reason, way.journey.hop_count))
+        raise Ignore
+
+    def _republish(self, task: Any, request: Any, queue: str, journey: Journey, **options: Any) -> None:
+        headers = {**(request.headers or {}), HEADER: journey.header()}
+        task.signature_from_request(request, queue=plain_queue(queue), headers=headers, **options).apply_async(
+            router=self._plain_router()
+        )
 
     # -- after a failure ---------------------------------------------------------------------------------------
 

@@ -104,7 +104,8 @@ class Breakers:
         def begin_in_child() -> None:
             breakers = reference()
             if breakers is not None:
-                breakers._begin()  # noqa: SLF001  a closure of this very class
+                breakers._store.reconnect_in_child()  # noqa: SLF001  a closure of this very class
+                breakers._begin()  # noqa: SLF001  the same
 
         os.register_at_fork(after_in_child=begin_in_child)
 

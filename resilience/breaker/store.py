@@ -5,6 +5,9 @@ Every method is one round trip, raises `redis.RedisError` or `OSError` when Redi
 
 from __future__ import annotations
 
+# A process's first connection imports these two; a fork in the middle of that would lock the child out for ever.
+import email.parser  # noqa: F401  for its presence alone
+import encodings.idna  # noqa: F401  the same
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,7 +65,21 @@ class CircuitStore:
         self._index, self._version = f"{prefix}:circuits", f"{prefix}:circuits:version"
         self._audit = f"{prefix}:audit"
         self.channel = f"{prefix}:circuits"
-        self._script = client.register_script((files(__package__) / "circuit.lua").read_text("utf-8"))
+        self._source = (files(__package__) / "circuit.lua").read_text("utf-8")
+        self._script = client.register_script(self._source)
+
+    def reconnect_in_child(self) -> None:
+        """After a fork: connections of the child's own, without touching the inherited pool.
+
+        redis-py resets that pool under its lock, which a thread of the parent may have held at the fork; in the child
+        that thread does not exist, and the first command would wait for it for ever.
+        """
+        inherited = self._client.connection_pool
+        pool = redis.ConnectionPool(
+            inherited.connection_class, inherited.max_connections, **inherited.connection_kwargs
+        )
+        self._client = redis.Redis(connection_pool=pool)
+        self._script = self._client.register_script(self._source)
 
     def record(
         self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float, now_ms: int | None = None

@@ -32,6 +32,8 @@ class Broker:
         channel = self.connection.default_channel
         self._keyprefix = str(channel.global_keyprefix or "")
         self._channel = channel
+        steps = sorted(int(step) for step in channel.priority_steps)
+        self.priority_suffixes = [f"{channel.sep}{step}" if step else "" for step in steps]
         self.client: redis.Redis = redis.Redis(connection_pool=channel.pool)
 
     def key(self, name: str) -> str:
@@ -53,12 +55,6 @@ class Broker:
 
     def script(self, source: str) -> Any:
         return self.client.register_script(source)
-
-    def queue_keys(self, prefix: str) -> list[str]:
-        """Names of the non-empty queues (with priority suffix) that begin with `prefix`."""
-        pattern = self.key(prefix).replace("[", "\\[").replace("*", "\\*").replace("?", "\\?") + "*"
-        found = cast("Any", self.client.scan_iter(match=pattern, count=1000))
-        return sorted(key.decode()[len(self._keyprefix) :] for key in found)
 
     def close(self) -> None:
         """Close kombu's connection and with it the pool."""

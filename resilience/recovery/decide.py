@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from resilience.errors.classify import Classified
 from resilience.errors.taxonomy import Strategy
+from resilience.recovery.failover import MAX_HOPS
 from resilience.retry.backoff import delay_s
-
-MAX_HOPS = 8
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 HEADER = "celeriac"
 KEPT_HOPS = 16
+MAX_HOPS = 8
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,36 @@ def choose_level(plan: Plan, may_pass: Callable[[str], bool], first: int = 0) ->
         if may_pass(plan.circuit_at(level)):
             return level
     return None
+
+
+@dataclass(frozen=True)
+class Detour:
+    """Where a message goes instead, and its journey with that hop."""
+
+    queue: str
+    journey: Journey
+
+
+def detour(
+    plan: Plan,
+    journey: Journey,
+    here: str,
+    reason: str,
+    retries: int,
+    may_pass: Callable[[str], bool],
+    park: Callable[[str, str], str] | None,
+) -> Detour | None:
+    """The way round a circuit that refused: the first other level that lets calls pass, else the parking place.
+
+    `park(home, circuit)` names the parking queue; None where nothing can be parked: then there may be no way (None).
+    """
+    current = level_in(plan, journey)
+    if journey.hop_count < MAX_HOPS:
+        for level in range(len(plan.levels) + 1):
+            if level != current and may_pass(plan.circuit_at(level)):
+                queue = plan.queue_at(level, journey.home)
+                return Detour(queue, journey.moved(here, queue, reason, level, retries))
+    if park is None:
+        return None
+    queue = park(journey.home, plan.circuit)
+    return Detour(queue, journey.moved(here, queue, f"{reason}, no level healthy: parked", 0, retries))

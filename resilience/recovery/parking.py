@@ -1,8 +1,8 @@
 """The parking place: queues that no worker consumes, for tasks whose circuit is open at every level.
 
-A parked message is an ordinary message on `<namespace>.parked.<circuit>.<home queue>`: it survives every restart and
+A parked message is an ordinary message on `<namespace>.parked.<circuit>|<home queue>`: it survives every restart and
 is listed like a queue. When the circuit lets calls pass again, the workers' upkeep moves messages back to the front of
-their home queue, oldest first, at a bounded rate.
+their home queue, oldest first, at a bounded rate. An index names the parking queues, so that nobody scans for them.
 """
 
 from __future__ import annotations
@@ -12,51 +12,57 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
 
-from resilience.delivery.broker import PRIORITY_SEPARATOR
-
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
 
 
 class Parking:
-    """Names of parking queues, and the way back from them."""
+    """Names of parking queues, and the way back from them. `broker` opens a client of the broker's database."""
 
-    def __init__(self, namespace: str, release_rate: float) -> None:
+    def __init__(self, namespace: str, release_rate: float, broker: Callable[[], Broker]) -> None:
         self._prefix = f"{namespace}.parked."
+        self._index = f"{namespace}:v1:parked"
         self._rate = release_rate
+        self._broker = broker
+        self._indexed: set[str] = set()
         self._allowance = 0.0
 
     def queue_for(self, home: str, circuit: str) -> str:
-        """Where a task of `circuit` waits that belongs on queue `home`."""
-        return f"{self._prefix}{circuit}|{home}"
+        """Where a task of `circuit` waits that belongs on `home`, indexed. Raises when the broker is away."""
+        queue = f"{self._prefix}{circuit}|{home}"
+        if queue not in self._indexed:
+            broker = self._broker()
+            try:
+                broker.client.sadd(broker.key(self._index), queue)
+            finally:
+                broker.close()
+            self._indexed.add(queue)  # the index never forgets a queue, so once per process is enough
+        return queue
 
-    def release(
-        self,
-        broker: Broker,
-        may_pass: Callable[[str], bool],
-        elapsed_s: float,
-        is_closed: Callable[[str], bool] = lambda _circuit: True,
-    ) -> int:
-        """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved.
-
-        A circuit that may be probed but is not closed gets one message: more would only come back and be parked again.
-        """
-        keys = broker.queue_keys(self._prefix)
-        if not keys:
+    def release(self, broker: Broker, may_pass: Callable[[str], bool], elapsed_s: float) -> int:
+        """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved."""
+        waiting = self._waiting(broker)
+        if not waiting:
             self._allowance = 0.0
             return 0
-        self._allowance = min(self._allowance + self._rate * elapsed_s, max(1.0, self._rate))
-        moved = 0
+        self._allowance = min(self._allowance + self._rate * elapsed_s, max(self._rate, 1.0))
         script = broker.script((files(__package__) / "release.lua").read_text("utf-8"))
-        for key in keys:
-            circuit, _, home = key.removeprefix(self._prefix).partition("|")
-            queue, separator, _ = home.partition(PRIORITY_SEPARATOR)
+        moved = 0
+        for queue, suffix in waiting:
+            circuit, _, home = queue.removeprefix(self._prefix).partition("|")
             budget = math.floor(self._allowance) - moved
-            if budget < 1 or not queue or not may_pass(circuit):
+            if budget < 1 or not home or not may_pass(circuit):
                 continue
-            if not is_closed(circuit):
-                budget = 1
-            target = home if separator else queue
-            moved += int(cast("int", script(keys=[broker.key(key), broker.key(target)], args=[budget])))
+            moved += int(script(keys=[broker.key(queue + suffix), broker.key(home + suffix)], args=[budget]))
         self._allowance -= moved
         return moved
+
+    def _waiting(self, broker: Broker) -> list[tuple[str, str]]:
+        """(queue, priority suffix) of every list that holds something, higher priorities first."""
+        members = cast("set[bytes]", broker.client.smembers(broker.key(self._index)))
+        lists = [(name.decode(), suffix) for name in sorted(members) for suffix in broker.priority_suffixes]
+        pipe = broker.client.pipeline(transaction=False)
+        for queue, suffix in lists:
+            pipe.llen(broker.key(queue + suffix))
+        lengths = pipe.execute() if lists else []
+        return [place for place, length in zip(lists, lengths, strict=True) if length]
