@@ -8,12 +8,16 @@ their home queue, oldest first, at a bounded rate. An index names the parking qu
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
+
+
+REINDEX_S = 1.0
 
 
 class Parking:
@@ -24,23 +28,33 @@ class Parking:
         self._index = f"{namespace}:v1:parked"
         self._rate = release_rate
         self._broker = broker
-        self._indexed: set[str] = set()
+        self._indexed_at: dict[str, float] = {}
         self._allowance = 0.0
 
     def queue_for(self, home: str, circuit: str) -> str:
         """Where a task of `circuit` waits that belongs on `home`, indexed. Raises when the broker is away."""
         queue = f"{self._prefix}{circuit}|{home}"
-        if queue not in self._indexed:
+        now = time.monotonic()
+        if now - self._indexed_at.get(queue, -math.inf) >= REINDEX_S:
             broker = self._broker()
             try:
                 broker.client.sadd(broker.key(self._index), queue)
             finally:
                 broker.close()
-            self._indexed.add(queue)  # the index never forgets a queue, so once per process is enough
+            self._indexed_at[queue] = now  # not once and for all: somebody may empty Redis
         return queue
 
-    def release(self, broker: Broker, may_pass: Callable[[str], bool], elapsed_s: float) -> int:
-        """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved."""
+    def release(
+        self,
+        broker: Broker,
+        may_pass: Callable[[str], bool],
+        elapsed_s: float,
+        is_closed: Callable[[str], bool] = lambda _circuit: True,
+    ) -> int:
+        """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved.
+
+        A circuit that may be probed but is not closed gets one message: more would only come back and be parked again.
+        """
         waiting = self._waiting(broker)
         if not waiting:
             self._allowance = 0.0
@@ -53,6 +67,8 @@ class Parking:
             budget = math.floor(self._allowance) - moved
             if budget < 1 or not home or not may_pass(circuit):
                 continue
+            if not is_closed(circuit):
+                budget = 1
             moved += int(script(keys=[broker.key(queue + suffix), broker.key(home + suffix)], args=[budget]))
         self._allowance -= moved
         return moved

@@ -1,0 +1,170 @@
+"""The parking place on a real Redis: messages wait in plain queues and go home oldest first, at a bounded rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection
+
+from resilience.delivery.broker import Broker
+from resilience.recovery.parking import REINDEX_S, Parking
+from resilience.router import plain_queue
+from resilience.testing import until
+
+CIRCUIT = "openai"
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    app = Celery("parking", broker=redis_url, set_as_current=False)
+    app.conf.broker_transport_options = {"global_keyprefix": "shop:"}
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def broker(app: Celery) -> Iterator[Broker]:
+    broker = Broker(app)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def parking(app: Celery) -> Parking:
+    return _parking(app)
+
+
+def _parking(app: Celery, rate: float = 100.0) -> Parking:
+    return Parking("celeriac", rate, lambda: Broker(app))
+
+
+def _send(app: Celery, queue: str, *bodies: str, priority: int = 0) -> None:
+    connection: Connection
+    with app.connection_for_write() as connection, connection.Producer() as producer:
+        for body in bodies:
+            producer.publish(
+                body, exchange="", routing_key=queue, declare=[plain_queue(queue)], priority=priority, serializer="json"
+            )
+
+
+def _received(app: Celery, queue: str) -> list[str]:
+    """What a consumer of `queue` gets, in its order."""
+    with app.connection_for_read() as connection:
+        source = plain_queue(queue).bind(connection.default_channel)
+        return [message.payload for message in iter(lambda: source.get(no_ack=True), None)]
+
+
+def _yes(_circuit: str) -> bool:
+    return True
+
+
+def test_the_queues_name_tells_circuit_and_home(parking: Parking) -> None:
+    assert parking.queue_for("celery", CIRCUIT) == "celeriac.parked.openai|celery"
+
+
+def test_nothing_moves_while_the_circuit_refuses(app: Celery, broker: Broker, parking: Parking) -> None:
+    _send(app, parking.queue_for("celery", CIRCUIT), "1", "2")
+    assert parking.release(broker, lambda _: False, 1.0) == 0
+    assert _received(app, "celery") == []
+
+
+def test_parked_messages_go_home_oldest_first_and_before_what_is_newer(
+    app: Celery, broker: Broker, parking: Parking
+) -> None:
+    _send(app, parking.queue_for("celery", CIRCUIT), "1", "2", "3")
+    _send(app, "celery", "newer")
+    assert parking.release(broker, _yes, 1.0) == 3
+    assert _received(app, "celery") == ["1", "2", "3", "newer"]
+    assert broker.client.keys("*parked.*") == []
+
+
+def test_each_message_goes_to_its_own_home_with_its_priority(app: Celery, broker: Broker, parking: Parking) -> None:
+    _send(app, parking.queue_for("celery", CIRCUIT), "plain")
+    _send(app, parking.queue_for("celery", CIRCUIT), "urgent", priority=9)
+    _send(app, parking.queue_for("mail", CIRCUIT), "letter")
+    assert parking.release(broker, _yes, 1.0) == 3
+    assert broker.client.llen("shop:celery\x06\x169") == 1
+    assert set(_received(app, "celery")) == {"plain", "urgent"}
+    assert _received(app, "mail") == ["letter"]
+
+
+def test_only_the_circuit_that_passes_is_released(app: Celery, broker: Broker, parking: Parking) -> None:
+    _send(app, parking.queue_for("celery", "a"), "of a")
+    _send(app, parking.queue_for("celery", "b"), "of b")
+    assert parking.release(broker, lambda circuit: circuit == "b", 1.0) == 1
+    assert _received(app, "celery") == ["of b"]
+
+
+@pytest.mark.parametrize(("rate", "beats", "moved"), [(10, [1.0, 1.0, 1.0], [10, 10, 5]), (10, [0.5, 0.5], [5, 5]),
+                                                      (0.5, [1.0, 1.0, 1.0, 1.0], [0, 1, 0, 1]),
+                                                      (4, [60.0], [4])])  # fmt: skip
+def test_the_rate_bounds_what_moves_also_below_one_a_second(
+    app: Celery, broker: Broker, rate: float, beats: list[float], moved: list[int]
+) -> None:
+    parking = _parking(app, rate)
+    _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
+    assert [parking.release(broker, _yes, beat) for beat in beats] == moved
+
+
+def test_an_idle_time_earns_no_burst(app: Celery, broker: Broker) -> None:
+    parking = _parking(app, 5)
+    for _ in range(10):
+        parking.release(broker, _yes, 60.0)
+    _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
+    assert parking.release(broker, _yes, 0.2) == 1
+
+
+def test_a_circuit_that_is_only_probed_gets_one_message_at_a_time(
+    app: Celery, broker: Broker, parking: Parking
+) -> None:
+    _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
+    assert parking.release(broker, _yes, 1.0, is_closed=lambda _: False) == 1
+    assert parking.release(broker, _yes, 1.0, is_closed=_yes) == 24
+
+
+def test_what_one_process_parked_another_releases(app: Celery, broker: Broker, parking: Parking) -> None:
+    _send(app, parking.queue_for("celery", CIRCUIT), "1")
+    assert _parking(app).release(broker, _yes, 1.0) == 1
+
+
+def test_parking_works_again_after_redis_was_emptied(
+    app: Celery, broker: Broker, parking: Parking, redis_url: str
+) -> None:
+    parking.queue_for("celery", CIRCUIT)
+    with redis.Redis.from_url(redis_url) as operator:
+        operator.flushall()
+
+    def released() -> int:
+        _send(app, parking.queue_for("celery", CIRCUIT), "after")
+        return parking.release(broker, _yes, 1.0)
+
+    until(released, within_s=2 * REINDEX_S + 1, what="the queue is in the index again")
+
+
+def test_asking_for_the_queue_again_and_again_costs_no_connection_each(app: Celery) -> None:
+    opened: list[Broker] = []
+
+    def open_one() -> Broker:
+        opened.append(Broker(app))
+        return opened[-1]
+
+    parking = Parking("celeriac", 100.0, open_one)
+    names = {parking.queue_for("celery", CIRCUIT) for _ in range(1000)}
+    assert len(names) == 1
+    assert len(opened) <= 2
+
+
+def test_a_pass_is_not_used_up_when_the_rate_allows_nothing(app: Celery, broker: Broker) -> None:
+    parking = _parking(app, 0.1)
+    _send(app, parking.queue_for("celery", CIRCUIT), "1")
+    asked: list[str] = []
+
+    def ask(circuit: str) -> bool:
+        asked.append(circuit)
+        return True
+
+    assert parking.release(broker, ask, 1.0) == 0
+    assert asked == []
