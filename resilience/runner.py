@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from resilience.breaker.guard import Permit, as_result
+from resilience.breaker.permit import Permit, as_result
 from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide

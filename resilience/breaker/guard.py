@@ -15,12 +15,13 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from resilience.breaker import machine
-from resilience.breaker.machine import Circuit, Outcome, State, Window
-from resilience.breaker.policy import BreakerPolicy, check_name, whole_ms
+from resilience.breaker.alone import Alone
+from resilience.breaker.machine import Outcome, State
+from resilience.breaker.permit import Permit, as_result
+from resilience.breaker.policy import BreakerPolicy, check_name
+from resilience.breaker.snapshot import snapshot_of
 from resilience.breaker.store import (
     STORE_ERRORS,
     CircuitStore,
@@ -30,7 +31,7 @@ from resilience.breaker.store import (
     parse_push,
     pushes,
 )
-from resilience.errors.classify import classify
+from resilience.breaker.view import Views
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.workers.identity import owner
 from signals.bus import Bus
@@ -43,44 +44,6 @@ POLL_S = 1.0
 T = TypeVar("T")
 
 logger = logging.getLogger("celeriac")
-
-
-@dataclass(frozen=True)
-class View:
-    """What this process believes of a circuit; `probe_at` is on this process's monotonic clock."""
-
-    state: State
-    epoch: int
-    probe_at: float = 0.0
-
-
-class Permit:
-    """Leave to make one call. Settle it once; settling again does nothing."""
-
-    __slots__ = ("_breakers", "epoch", "id", "name")
-
-    def __init__(self, breakers: Breakers, name: str, epoch: int, permit_id: str = "") -> None:
-        self._breakers: Breakers | None = breakers
-        self.name = name
-        self.epoch = epoch
-        self.id = permit_id
-
-    def settle(self, result: Result | BaseException | None = None) -> None:
-        """Report how the call ended: an exception (classified here), a `Result`, or None for success. Never raises."""
-        breakers, self._breakers = self._breakers, None
-        if breakers is not None:
-            breakers.settle(self.name, self.epoch, self.id, as_result(result))
-
-
-def as_result(result: Result | BaseException | None) -> Result:
-    """What a circuit records for an outcome: only categories that count are failures; the rest says nothing."""
-    if result is None:
-        return Result.SUCCESS
-    if isinstance(result, Result):
-        return result
-    if isinstance(result, CircuitOpenError):
-        return Result.NOTHING
-    return Result.FAILURE if classify(result).row.counts else Result.NOTHING
 
 
 class Breakers:
@@ -121,13 +84,12 @@ class Breakers:
         return cls(store, lambda name: named.get(name) or named.get(name.partition("@")[0], default), bus)
 
     def _begin(self) -> None:
-        self._views: dict[str, View] = {}
+        self._views = Views()
+        self._alone = Alone(self._views.get)
         self._version = -1
         self._lock = threading.RLock()
         self._pending: dict[str, tuple[int, int]] = {}
         self._flushed_at: dict[str, float] = {}
-        self._passes: dict[str, tuple[float, int]] = {}
-        self._local: dict[str, Circuit] = {}
         self._away_since: float | None = None
         self._watcher: threading.Thread | None = None
         self._closing = threading.Event()
@@ -144,23 +106,23 @@ class Breakers:
             self._watch(name)
         view = self._views.get(name)
         if view is None:
-            return Permit(self, check_name(name), 1)
+            return Permit(self.settle, check_name(name), 1)
         if view.state is State.CLOSED:
-            return Permit(self, name, view.epoch)
-        wait_s = view.probe_at - time.monotonic()
-        if view.state is State.OPEN and wait_s > 0:
+            return Permit(self.settle, name, view.epoch)
+        wait_s = view.probe_in_s
+        if wait_s > 0:
             raise CircuitOpenError(name, view.state.value, wait_s)
         policy = self._policy(name)
         permit_id = permit_id or uuid.uuid4().hex
         lease_s = policy.permit_lease_s if lease_s is None else lease_s
         reply = self._ask(
             lambda: self._store.admit(name, policy, permit_id, lease_s),
-            lambda: self._admit_alone(name, policy, permit_id, lease_s),
+            lambda: self._alone.admit(name, policy, permit_id, lease_s),
         )
         self._learn(name, reply)
         if not reply.granted:
             raise CircuitOpenError(name, reply.state.value, reply.remaining_ms / 1000)
-        return Permit(self, name, reply.epoch, permit_id if reply.state is State.HALF_OPEN else "")
+        return Permit(self.settle, name, reply.epoch, permit_id if reply.state is State.HALF_OPEN else "")
 
     def may_pass(self, name: str) -> bool:
         """Advice without I/O, for routing: is a call likely to be admitted now? Near half-open: a few per second."""
@@ -169,15 +131,9 @@ class Breakers:
         view = self._views.get(name)
         if view is None or view.state is State.CLOSED:
             return True
-        now = time.monotonic()
-        if view.state is State.OPEN and view.probe_at > now:
+        if view.probe_in_s > 0:
             return False
-        with self._lock:
-            since, count = self._passes.get(name, (now, 0))
-            if now - since >= POLL_S:
-                since, count = now, 0
-            self._passes[name] = (since, count + 1)
-        return count < self._policy(name).half_open_permits
+        return self._views.take_pass(name, self._policy(name).half_open_permits)
 
     def is_closed(self, name: str) -> bool:
         """Whether this process believes circuit `name` closed; no I/O, and no pass is used up."""
@@ -187,7 +143,7 @@ class Breakers:
     def probe_in_s(self, name: str) -> float:
         """Seconds until an open circuit may be probed, as this process believes; 0 when it is not open."""
         view = self._views.get(name)
-        return max(0.0, view.probe_at - time.monotonic()) if view is not None and view.state is State.OPEN else 0.0
+        return view.probe_in_s if view is not None else 0.0
 
     def call(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """`function(*args, **kwargs)` through circuit `name`."""
@@ -252,7 +208,7 @@ class Breakers:
         jitter = random.random()  # noqa: S311  spreads probes, protects nothing
         reply = self._ask(
             lambda: self._store.record(name, policy, outcome, jitter),
-            lambda: self._record_alone(name, policy, outcome, jitter),
+            lambda: self._alone.record(name, policy, outcome, jitter),
         )
         self._learn(name, reply)
 
@@ -271,7 +227,7 @@ class Breakers:
         names = sorted(self._store.index()) if names is None else names
         now_ms = self._store.server_time_ms()
         rows = self._store.describe(names, now_ms)
-        return {name: _snapshot(fields, now_ms, self._policy(name)) for name, fields in rows.items()}
+        return {name: snapshot_of(fields, now_ms, self._policy(name)) for name, fields in rows.items()}
 
     def reset(self, name: str, *, actor: str, reason: str, epoch: int | None = None) -> bool:
         """Close a circuit and forget its failures. With `epoch`, only if it is still at that epoch; False if not.
@@ -326,7 +282,7 @@ class Breakers:
                     self._refresh()
                 for text in pushes(subscription, POLL_S / 2):
                     name, entry = parse_push(text)
-                    self._see(name, entry)
+                    self._views.see(name, entry)
                 if self._store.version() != self._version:
                     self._refresh()
                 self._returned()
@@ -344,33 +300,13 @@ class Breakers:
             subscription.close()
 
     def _refresh(self) -> None:
-        with self._lock:
-            before = dict(self._views)
+        before = self._views.snapshot()
         version = self._store.version()
-        index = self._store.index()
-        with self._lock:
-            for name, view in before.items():
-                # The index was read after this view was learnt: if it is behind, somebody emptied Redis meanwhile.
-                entry = index.get(name)
-                if self._views.get(name) is not view:
-                    continue
-                if entry is None:
-                    del self._views[name]
-                elif entry.epoch <= view.epoch:
-                    self._views[name] = _view(entry)
-            for name, entry in index.items():
-                self._see(name, entry)
+        self._views.refresh(before, self._store.index())
         self._version = version
 
-    def _see(self, name: str, entry: IndexEntry) -> None:
-        with self._lock:
-            known = self._views.get(name)
-            if known is None or entry.epoch > known.epoch:
-                self._views[name] = _view(entry)
-                self._passes.pop(name, None)
-
     def _learn(self, name: str, reply: Reply, actor: str = "") -> None:
-        self._see(name, IndexEntry(reply.state, reply.epoch, reply.remaining_ms))
+        self._views.see(name, IndexEntry(reply.state, reply.epoch, reply.remaining_ms))
         if reply.old is not None:
             self._bus.publish(
                 CircuitChanged(
@@ -410,65 +346,6 @@ class Breakers:
         self._refresh()
         with self._lock:
             away_s, self._away_since = time.monotonic() - self._away_since, None
-            self._local.clear()
+        self._alone.forget()
         self._version = -1  # look once more: an outcome that was counted alone just now may have touched a view
         self._bus.publish(StoreBack(away_s))
-
-    def _record_alone(self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float) -> Reply:
-        with self._lock:
-            circuit = self._circuit_alone(name)
-            changed, transition = machine.record(circuit, outcome, policy, _now_ms(), jitter)
-            self._local[name] = changed
-        return _reply(changed, True, transition)
-
-    def _admit_alone(self, name: str, policy: BreakerPolicy, permit_id: str, lease_s: float) -> Reply:
-        with self._lock:
-            circuit = self._circuit_alone(name)
-            changed, granted, transition = machine.admit(circuit, permit_id, whole_ms(lease_s), policy, _now_ms())
-            self._local[name] = changed
-        return _reply(changed, granted, transition)
-
-    def _circuit_alone(self, name: str) -> Circuit:
-        """This process's own circuit: it starts from what the process last believed of the shared one."""
-        if name not in self._local:
-            view = self._views.get(name)
-            until_ms = int(view.probe_at * 1000) if view is not None else 0
-            self._local[name] = (
-                Circuit(state=view.state, epoch=view.epoch, until_ms=until_ms) if view is not None else Circuit()
-            )
-        return self._local[name]
-
-
-def _view(entry: IndexEntry) -> View:
-    return View(entry.state, entry.epoch, time.monotonic() + entry.remaining_ms / 1000)
-
-
-def _now_ms() -> int:
-    return int(time.monotonic() * 1000)
-
-
-def _reply(circuit: Circuit, granted: bool, transition: machine.Transition | None) -> Reply:
-    remaining_ms = max(0, circuit.until_ms - _now_ms())
-    old = transition.old if transition is not None else None
-    return Reply(granted, circuit.state, circuit.epoch, remaining_ms, old, transition.reason if transition else "")
-
-
-def _snapshot(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -> dict[str, Any]:
-    numbers = [int(n) for n in fields.get("window", "").split()]
-    window = Window(numbers[0], tuple(numbers[1::2]), tuple(numbers[2::2])) if numbers else Window()
-    window = window.add(machine.bucket_of(now_ms, policy), 0, 0)  # what is older than the window is forgotten
-    successes, failures = sum(window.successes), sum(window.failures)
-    calls = successes + failures
-    return {
-        "state": fields.get("state", State.CLOSED.value),
-        "epoch": int(fields.get("epoch", 1)),
-        "calls": calls,
-        "failures": failures,
-        "failure_ratio": round(failures / calls, 3) if calls else 0.0,
-        "streak": int(fields.get("streak", 0)),
-        "opens": int(fields.get("opens", 0)),
-        "probe_in_s": round(max(0, int(fields.get("until", 0)) - now_ms) / 1000, 1),
-        "probes": int(fields.get("held", 0)),
-        "reason": fields.get("reason", ""),
-        "changed_s_ago": round((now_ms - int(fields["changed"])) / 1000, 1) if "changed" in fields else None,
-    }
