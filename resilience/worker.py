@@ -20,6 +20,7 @@ from resilience.settings import SettingsError
 from resilience.workers import identity
 from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.pulse import Pulse
+from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -81,8 +82,15 @@ class WorkerLife:
         pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
-        pulse.every_beat(lambda broker, elapsed_s: core.parking.release(broker, core.may_pass, elapsed_s))
+        pulse.every_beat(self._release_parked)
         return pulse
+
+    def _release_parked(self, broker: Broker, elapsed_s: float) -> None:
+        core = self._core
+        if core.circuits_on:
+            core.parking.release(broker, core.may_pass, elapsed_s, core.breakers.is_closed)
+        else:
+            core.parking.release(broker, core.may_pass, elapsed_s)
 
     def _set_up(self, instance: Any = None, **_: Any) -> None:
         if self._is_worker and instance.app is self._core.app:
@@ -95,6 +103,7 @@ class WorkerLife:
             return
         pool = consumer.pool
         self._is_solo = isinstance(pool, SoloPool)
+        _close_without_harm(consumer.connection)
         _stamp_turns(consumer, self._loop)
         self._pulse.start({
             "hostname": consumer.hostname,
@@ -136,6 +145,24 @@ def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
         stock(consumer)
 
     consumer.perform_pending_operations = perform_pending_operations
+
+
+def _close_without_harm(connection: Any) -> None:
+    """Let a worker survive a broker that died under an acknowledgement.
+
+    Closing such a connection, kombu 5.7 looks up the address of a transport that it has let go already and raises
+    AttributeError, which Celery takes for unrecoverable: the worker ends. What the channel still held is not lost by
+    skipping the rest of the close: it stays noted as this worker's, and `FormerConnection` gives it back.
+    """
+    stock = connection.close
+
+    def close() -> None:
+        try:
+            stock()
+        except AttributeError as error:
+            logger.warning("celeriac: the broker's connection could not be closed cleanly: %s", describe(error))
+
+    connection.close = close
 
 
 def _running_tags() -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from resilience.testing import until
 from tasks.chat_client import ChatApi, ChatConfigError, MalformedReply, ask, close_clients, offline_answer
 from tasks.upstream import Upstream, expected_answer
 
@@ -22,7 +23,8 @@ def _no_client_left() -> Iterator[None]:
 def test_an_answer_says_who_gave_it() -> None:
     with Upstream(key="k") as up:
         answer = ask(ChatApi(up.url, "k"), "One question. Or two?", "r1")
-        assert up.requests[0].request_id == "r1"
+        logged = until(lambda: up.requests, what="the log, written after the answer was sent")
+        assert logged[0].request_id == "r1"
     assert (answer.text, answer.source, answer.degraded) == (
         expected_answer("One question. Or two?"),
         "primary",

@@ -57,3 +57,30 @@ def test_a_restart_of_the_broker_in_the_middle_of_work_loses_nothing(own_broker:
         with redis.Redis.from_url(f"{url}/0", decode_responses=True) as broker:
             until(lambda: not broker.keys("*unacked*"), within_s=15, what="nothing is held any more")
         assert "celeriac: pulse failed" not in worker.log()
+
+
+def test_workers_survive_a_broker_that_is_killed_under_their_acknowledgements(
+    own_broker: RedisServer, tmp_path: Path
+) -> None:
+    url = own_broker.url().rpartition("/")[0]
+    env = {"SHOP_REDIS": url}
+    with WorkerProcess(SHOP, "w1", tmp_path, env=env) as one, WorkerProcess(SHOP, "w2", tmp_path, env=env) as two:
+        for storm in range(4):
+            with Celery("stock", broker=f"{url}/0", set_as_current=False) as app:
+                for _ in range(300):
+                    app.send_task("tasks.flaky", (0,), ignore_result=True)
+            before = len(one.log()) + len(two.log())
+            until(lambda start=before: "succeeded" in (one.log() + two.log())[start:], what=f"storm {storm}: they work")
+            own_broker.restart()
+        with redis.Redis.from_url(f"{url}/2") as book:
+            book.set("go", "1")
+        with Celery("stock", broker=f"{url}/0", backend=f"{url}/1", set_as_current=False) as app:
+            for worker in (one, two):
+                until(
+                    lambda name=worker.name: app.control.ping(destination=[f"{name}@test"], timeout=0.5),
+                    within_s=30,
+                    what=f"{worker.name} answers",
+                )
+            assert app.send_task("tasks.hold", (1,)).get(timeout=20) == 1
+        for worker in (one, two):
+            assert "Unrecoverable error" not in worker.log()
