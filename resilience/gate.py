@@ -44,6 +44,7 @@ class Gate(bootsteps.StartStopStep):
     """Installed by the middleware on every worker of the app."""
 
     name = "celeriac-gate"
+    requires = ("celery.worker.consumer.tasks:Tasks",)  # the connection stands; the loop has not begun to take messages
     core: ClassVar[Core]
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:

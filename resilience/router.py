@@ -12,6 +12,7 @@ from celery.app.amqp import AMQP
 from celery.app.routes import Router
 from kombu import Exchange, Queue
 
+from resilience.delivery.transport import Connection as RepairedConnection
 from resilience.recovery.failover import HEADER, choose_level, journey_of
 
 if TYPE_CHECKING:
@@ -74,9 +75,12 @@ def destination_of(routed: dict[str, Any]) -> str:
 
 
 def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:
-    """`base` with our router; a settings update rebuilds the router, so the factory is what is replaced."""
+    """`base` with our router and connections; a settings update rebuilds the router, so the factory is replaced."""
 
     class ResilientAMQP(base):
+        # a Connection class of the user's own stays
+        Connection = RepairedConnection if base.Connection is AMQP.Connection else base.Connection
+
         def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802  Celery's name
             stock = super().Router(queues, create_missing)
             router = ResilientRouter(stock.routes, stock.queues, stock.create_missing, stock.app)

@@ -20,7 +20,6 @@ from resilience.settings import SettingsError
 from resilience.workers import identity
 from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.pulse import Pulse
-from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -103,7 +102,6 @@ class WorkerLife:
             return
         pool = consumer.pool
         self._is_solo = isinstance(pool, SoloPool)
-        _close_without_harm(consumer.connection)
         _stamp_turns(consumer, self._loop)
         self._pulse.start({
             "hostname": consumer.hostname,
@@ -145,24 +143,6 @@ def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
         stock(consumer)
 
     consumer.perform_pending_operations = perform_pending_operations
-
-
-def _close_without_harm(connection: Any) -> None:
-    """Let a worker survive a broker that died under an acknowledgement.
-
-    Closing such a connection, kombu 5.7 looks up the address of a transport that it has let go already and raises
-    AttributeError, which Celery takes for unrecoverable: the worker ends. What the channel still held is not lost by
-    skipping the rest of the close: it stays noted as this worker's, and `FormerConnection` gives it back.
-    """
-    stock = connection.close
-
-    def close() -> None:
-        try:
-            stock()
-        except AttributeError as error:
-            logger.warning("celeriac: the broker's connection could not be closed cleanly: %s", describe(error))
-
-    connection.close = close
 
 
 def _running_tags() -> set[str]:
