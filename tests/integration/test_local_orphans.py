@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from resilience.local.orphans import bound_to_parent
+from resilience.testing import until
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's death signal is Linux's")
 
@@ -46,13 +46,6 @@ try:
 except Interrupted as interrupted:
     sys.exit(interrupted.exit_code)
 """
-
-
-def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
-    poll = Retrying(
-        stop=stop_after_delay(within_s), wait=wait_fixed(0.02), retry=retry_if_result(lambda done: not done)
-    )
-    poll(condition)
 
 
 def family_of(folder: Path) -> list[psutil.Process]:

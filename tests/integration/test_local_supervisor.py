@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from resilience.local.errors import EmbeddedPoolError
 from resilience.local.supervisor import ChildSpec, EventKind, Supervisor, SupervisorEvent
+from resilience.testing import until
 
 SLEEPER = "import signal; signal.pause()"
 STUBBORN = """
@@ -34,13 +34,6 @@ signal.pause()
 
 def python(code: str, name: str = "child", **options: object) -> ChildSpec:
     return ChildSpec(name, (sys.executable, "-c", code), **options)  # type: ignore[arg-type]
-
-
-def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
-    poll = Retrying(
-        stop=stop_after_delay(within_s), wait=wait_fixed(0.02), retry=retry_if_result(lambda done: not done)
-    )
-    poll(condition)
 
 
 def runs(pid: int) -> bool:

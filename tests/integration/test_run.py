@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest
 from celery import Celery
 
 from resilience.local.redis_server import RedisServer
+from resilience.testing import until
 from tasks.run import KeyRefused, RunError, RunOptions, RunProgress, RunSummary, ledger_path_of, run_lines
 
 ECHO_APP = """
@@ -141,13 +141,6 @@ def running(job: Job, app: Celery, **given: Any) -> Iterator[Future[RunSummary]]
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Job(tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl")
-
-
-def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def stored_results(app: Celery) -> int:

@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from resilience.testing import until
 from tasks.upstream import Script, ScriptError, Upstream, expected_answer, read_log
 
 PROMPT = "What is said here? A short one. The longest sentence of the three is this one."
@@ -22,13 +22,6 @@ PROMPT = "What is said here? A short one. The longest sentence of the three is t
 def ask(url: str, prompt: str = PROMPT, timeout: float = 5.0, **headers: str) -> httpx.Response:
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
     return httpx.post(f"{url}/chat/completions", json=body, headers=headers, timeout=timeout)
-
-
-def until(condition, within_s: float = 5.0) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 def test_an_answer_can_be_checked_against_its_prompt() -> None:
