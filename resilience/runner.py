@@ -46,7 +46,15 @@ class Runner:
     # -- before ------------------------------------------------------------------------------------------------
 
     def enter(self, task: Any, request: Any) -> None:
-        """Admit the run, or move its message elsewhere and raise Ignore."""
+        """Admit the run, or move its message elsewhere and raise Ignore. Trouble of our own lets it run."""
+        try:
+            self._enter(task, request)
+        except _CONTROL:
+            raise
+        except Exception:
+            logger.exception("celeriac: %s[%s] runs unguarded", task.name, request.id)
+
+    def _enter(self, task: Any, request: Any) -> None:
         if not self._core.circuits_on:
             return
         plan = self._core.plan_for(task.name, task)
@@ -63,7 +71,7 @@ class Runner:
             with self._lock:
                 self._permits[request.id, attempt] = permit
 
-    def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> NoReturn:
+    def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> None:
         core = self._core
         here = plan.queue_at(level_in(plan, journey), journey.home)
         retries = request.retries or 0
@@ -75,8 +83,12 @@ class Runner:
             else:
                 self._republish(task, request, way.queue, way.journey)
         except BROKER_ERRORS as error:
-            # The broker is away: the message goes back to the queue it came from, unchanged, and tries again there.
-            raise Reject(describe(error), requeue=True) from error
+            if task.acks_late:
+                # The broker is away: the message is still its own, and tries again from the queue it came from.
+                raise Reject(describe(error), requeue=True) from error
+            # It was acknowledged before it began, so it cannot go back: running it is the way to lose nothing.
+            logger.warning("celeriac: %s[%s] runs although %s: no broker", task.name, request.id, refusal)
+            return
         if way is not None:
             hop = way.journey.hops[-1]
             core.bus.publish(TaskRerouted(request.id, task.name, here, way.queue, hop.reason, way.journey.hop_count))
@@ -91,7 +103,16 @@ class Runner:
     # -- after a failure ---------------------------------------------------------------------------------------
 
     def failed(self, task: Any, request: Any, error: Exception) -> None:
-        """Raise what makes Celery retry or move the task; return to let the failure stand."""
+        """Raise what makes Celery retry or move the task; return to let the failure stand, as trouble of our own does."""
+        try:
+            self._failed(task, request, error)
+        except _CONTROL:
+            raise
+        except Exception as trouble:
+            if trouble is not error:
+                logger.exception("celeriac: no decision about the failure of %s[%s]", task.name, request.id)
+
+    def _failed(self, task: Any, request: Any, error: Exception) -> None:
         if isinstance(error, _CONTROL) or not self._core.settings.retries_enabled:
             return
         if getattr(task, "autoretry_for", ()):
@@ -197,4 +218,6 @@ def _retry(task: Any, error: Exception, **options: Any) -> NoReturn:
         raise task.retry(exc=error, throw=False, **options)
     except Reject as refused:
         # Celery rejects the message for good when its retry cannot be published; that would lose the task.
-        raise Reject(refused.reason, requeue=True) from error
+        if task.acks_late:
+            raise Reject(refused.reason, requeue=True) from error
+        raise error from refused  # acknowledged before it began: it can only fail, and say so
