@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import kombu.pools
+from redis.exceptions import RedisError
 
 from resilience.breaker.guard import Breakers
 from resilience.breaker.store import CircuitStore, connect
-from resilience.delivery.broker import Broker, is_redis
+from resilience.delivery.broker import Broker, client_url, is_redis
 from resilience.plans import plan_of
 from resilience.recovery.failover import Plan
 from resilience.recovery.parking import Parking
 from resilience.settings import Settings, SettingsError, load
 from signals.bus import Bus
+from signals.redact import redact
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -66,9 +68,9 @@ class Core:
         if not (self.settings.enabled and self.settings.breakers_enabled):
             return False
         try:
-            self._store_url()
-        except SettingsError as error:
-            logger.error("celeriac: circuits are off: %s", error)  # noqa: TRY400  a sentence, not a traceback
+            connect(self._store_url(), self.settings.store_timeout_s).close()  # reads the URL, opens no connection
+        except (SettingsError, ValueError, RedisError) as error:
+            logger.error("celeriac: circuits are off: %s", redact(str(error)))  # noqa: TRY400  a sentence, not a traceback
             return False
         return True
 
@@ -82,8 +84,8 @@ class Core:
 
     @cached_property
     def can_park(self) -> bool:
-        """Parking is the Redis broker's; elsewhere a task that nobody may run comes back after a countdown."""
-        return is_redis(self.app.conf.broker_write_url)
+        """Whether workers have a pulse that releases what is parked; else a refused task comes back by countdown."""
+        return is_redis(self.app.conf.broker_write_url) and self.settings.recovery_enabled
 
     def flush(self) -> None:
         """Send what the circuits have not reported yet, if any was used."""
@@ -128,8 +130,8 @@ class Core:
     def _store_url(self) -> str:
         conf = self.app.conf
         for url in (self.settings.redis_url, conf.broker_write_url, conf.result_backend):
-            if isinstance(url, str) and url.startswith(("redis://", "rediss://", "unix://")):
-                return url
+            if client_url(url):
+                return client_url(url)
         raise SettingsError(
             "no Redis for breaker state: neither the broker nor the result backend is Redis; set resilience_redis_url"
         )

@@ -15,6 +15,7 @@ from celery import bootsteps
 from kombu.utils.encoding import ensure_bytes
 
 from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
+from resilience.router import queue_of
 from signals.events import TaskRerouted
 from signals.redact import describe
 
@@ -79,10 +80,9 @@ class Gate(bootsteps.StartStopStep):
 
         def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
             headers = message.headers or {}
-            if HEADER not in headers and may_pass(circuit):
-                return strategy(message, body, ack, reject, callbacks, **kwargs)
             try:
-                if not headers.get("eta") and self._moved(plan, name, message, ack):
+                at_home = HEADER not in headers and may_pass(circuit)
+                if not at_home and not headers.get("eta") and self._moved(plan, name, message, ack):
                     return None
             except Exception as error:  # noqa: BLE001  a mangled message, or no broker: it runs here, where Celery judges it
                 logger.warning("celeriac: the gate let %s pass, it could not move it: %s", name, describe(error))
@@ -103,7 +103,11 @@ class Gate(bootsteps.StartStopStep):
     def _moved(self, plan: Plan, name: str, message: Any, ack: Any) -> bool:
         """Move the message if its circuit lets nothing pass; False leaves it to run here."""
         headers = message.headers
-        here = str((message.delivery_info or {}).get("routing_key") or "")
+        address = message.delivery_info or {}
+        queues = self._consumer.app.amqp.queues.consume_from
+        here = queue_of(queues, address.get("exchange"), address.get("routing_key"))
+        if not here:
+            return False
         journey = journey_of(headers, here)
         circuit = plan.circuit_at(level_in(plan, journey))
         core = self._core

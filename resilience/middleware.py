@@ -18,7 +18,7 @@ from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
 from resilience.runner import Runner
 from resilience.settings import Settings
-from resilience.task import OPTIONS, ResilientTask
+from resilience.task import OPTIONS, ResilientTask, guarded
 from resilience.worker import WorkerLife
 from resilience.workers.health import HealthChecks
 from resilience.workers.registry import Registry, WorkerInfo
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 DEFAULTS = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
-    "task_retry_on_worker_lost": True,
     "broker_connection_retry_on_startup": True,
 }
 
@@ -73,6 +72,8 @@ class Resilience:
         if app.configured:
             app.add_defaults(self._defaults())
             self._configured()
+        if app.finalized:
+            self._finalized()
 
     @property
     def settings(self) -> Settings:
@@ -138,10 +139,17 @@ def _resilient_base(task_cls: Any) -> Any:
 
 
 def _adopt(task: Any) -> None:
-    """A task made with a base class of the user's own gets ours in front of it."""
+    """A task made with a base class of the user's own gets ours in front of it, its own `__call__` inside ours."""
+    base = type(task)
     if not isinstance(task, ResilientTask):
-        type_of_task = type(task)
-        task.__class__ = _mixed(type_of_task)
+        task.__class__ = _mixed(base)
+    elif base.__call__ not in (ResilientTask.__call__, _outermost_call):
+        task.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, "__call__": _outermost_call})
+
+
+def _outermost_call(task: Any, *args: Any, **kwargs: Any) -> Any:
+    own = type(task).__mro__[1].__call__
+    return guarded(task, lambda *a, **k: own(task, *a, **k), args, kwargs)
 
 
 def _mixed(base: type) -> type:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Any
 
 from resilience.breaker.policy import check_name
@@ -24,14 +26,26 @@ def plan_of(task: Any) -> Plan | None:
     if circuit is False or name.startswith(OWN_PREFIXES):
         return None
     fallback = getattr(task, "fallback", None) or ()
+    if callable(fallback):
+        fallback = ()  # a method of the user's own base class, which knew the word before we did
     if isinstance(fallback, str):
         fallback = (fallback,)
     try:
         levels = tuple(check_name(queue) for queue in fallback)
     except (TypeError, ValueError):
         raise PlanError(f"task {name}: fallback={fallback!r} is not usable: a list of queue names is right") from None
+    if circuit is None:
+        return Plan(_circuit_named_after(name), levels)
     try:
-        return Plan(check_name(name if circuit is None else circuit), levels)
+        return Plan(check_name(circuit), levels)
     except ValueError as error:
-        hint = '; give the task a name for it: circuit="..."' if circuit is None else ""
-        raise PlanError(f"task {name}: {error}{hint}") from None
+        raise PlanError(f"task {name}: {error}") from None
+
+
+def _circuit_named_after(task_name: str) -> str:
+    """The task's name, or one made of it where it cannot name a circuit: blanks, other alphabets, great length."""
+    try:
+        return check_name(task_name)
+    except ValueError:
+        plain = re.sub(r"[^\w.:/@+-]+", "_", task_name, flags=re.ASCII)[:100]
+        return f"{plain}-{hashlib.sha256(task_name.encode()).hexdigest()[:8]}"

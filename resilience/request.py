@@ -8,6 +8,8 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
+from resilience.settings import given_by_user
+from resilience.task import BY_THE_MIDDLEWARE
 from signals.events import Attempt, Result
 
 LOST_RETRY_DELAY_S = 1.0
@@ -38,6 +40,8 @@ class ResilientRequest(Request):
         # Celery waits default_retry_delay (180 s) before it repeats a task whose child died. The death was the
         # child's, not the task's request to come back later: a second is enough. Its own bound on retries stays.
         task = self.task
+        if not _may_run_again(task):
+            return False
         usual = task.default_retry_delay
         task.default_retry_delay = min(usual, LOST_RETRY_DELAY_S)
         try:
@@ -50,6 +54,15 @@ class ResilientRequest(Request):
         if resilience is None or self._observed:
             return
         self._observed = True
-        retries = self.request_dict.get("retries") or 0
-        attempt = Attempt(self.task.name, self.id, int(retries) + 1, Result.FAILURE, error)
+        retries = self.request_dict.get("retries")
+        number = (retries if isinstance(retries, int) else 0) + 1
+        attempt = Attempt(self.task.name, self.id, number, Result.FAILURE, error)
         resilience.runner.observe_lost(attempt, self.request_dict)
+
+
+def _may_run_again(task: Any) -> bool:
+    """The task's own word, else the app's; else only tasks that are acknowledged late: the others run at most once."""
+    if task.retry_on_worker_lost != BY_THE_MIDDLEWARE:
+        return bool(task.retry_on_worker_lost)
+    given = given_by_user(task.app.conf, "task_retry_on_worker_lost")
+    return bool(given) if given is not None else bool(task.acks_late and task.app.resilience.settings.enabled)

@@ -6,6 +6,7 @@ an explicit queue (every retry names the queue it came from) is where it was, no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
@@ -13,7 +14,7 @@ from celery.app.routes import Router
 from kombu import Exchange, Queue
 
 from resilience.delivery.transport import Connection as RepairedConnection
-from resilience.recovery.failover import HEADER, choose_level, journey_of
+from resilience.recovery.failover import HEADER, choose_level, journey_of, level_in
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -46,13 +47,16 @@ class ResilientRouter(Router):
                 options["queue"] = home
         routed = self._stock(options, name, args, kwargs, task_type)
         home = destination_of(routed)
+        if not home:
+            return routed  # an exchange of the user's own with a key: which queue it means is not ours to guess
         journey = journey_of(headers, home)
         level = choose_level(plan, self.core.may_pass)
         if level is None:
             level = 0  # nothing is healthy: the gate at home parks it
         if level == 0:
             if journey.level:
-                moved = journey.moved(plan.queue_at(journey.level, home), home, "circuit lets pass", 0, 0)
+                origin = plan.queue_at(level_in(plan, journey), home)
+                moved = journey.moved(origin, home, "circuit lets pass", 0, 0)
                 routed["headers"] = {**headers, HEADER: moved.header()}
             return routed
         queue = plan.queue_at(level, home)
@@ -67,11 +71,21 @@ class ResilientRouter(Router):
 
 
 def destination_of(routed: dict[str, Any]) -> str:
-    """The queue name in routed publish options."""
+    """The queue name in routed publish options; "" when only an exchange is named."""
     queue = routed.get("queue")
     if queue is not None:
         return str(getattr(queue, "name", queue))
-    return str(routed.get("routing_key") or "")
+    return "" if routed.get("exchange") else str(routed.get("routing_key") or "")
+
+
+def queue_of(queues: Mapping[str, Any], exchange: str | None, routing_key: str | None) -> str:
+    """The name of the queue among `queues` that a message with this address came from; "" when it cannot be told."""
+    if not exchange:
+        return str(routing_key or "")
+    bound = [queue for queue in queues.values() if queue.exchange is not None and queue.exchange.name == exchange]
+    exact = [queue for queue in bound if queue.routing_key == routing_key]
+    candidates = exact or bound
+    return str(candidates[0].name) if len(candidates) == 1 else ""
 
 
 def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:

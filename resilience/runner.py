@@ -22,7 +22,7 @@ from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
 from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
-from resilience.router import plain_queue
+from resilience.router import plain_queue, queue_of
 from signals.events import Attempt, Result, RetryDecided, TaskAbandoned, TaskRerouted
 from signals.redact import describe
 
@@ -60,7 +60,7 @@ class Runner:
         plan = self._core.plan_for(task.name, task)
         if plan is None:
             return
-        journey = _journey(request)
+        journey = _journey(task, request)
         circuit = plan.circuit_at(level_in(plan, journey))
         attempt = (request.retries or 0) + 1
         try:
@@ -75,6 +75,8 @@ class Runner:
         core = self._core
         here = plan.queue_at(level_in(plan, journey), journey.home)
         retries = request.retries or 0
+        if not journey.home:
+            return  # its address means no queue of ours: it cannot be moved, so it runs
         try:
             park = core.parking.queue_for if core.can_park else None
             way = detour(plan, journey, here, str(refusal), retries, core.may_pass, park)
@@ -103,7 +105,7 @@ class Runner:
     # -- after a failure ---------------------------------------------------------------------------------------
 
     def failed(self, task: Any, request: Any, error: Exception) -> None:
-        """Raise what makes Celery retry or move the task; return to let the failure stand, as trouble of our own does."""
+        """Raise what makes Celery retry or move the task; return, as with trouble of our own, to let it fail."""
         try:
             self._failed(task, request, error)
         except _CONTROL:
@@ -120,7 +122,7 @@ class Runner:
         plan = self._core.plan_for(task.name, task)
         if plan is None:
             return
-        journey = _journey(request)
+        journey = _journey(task, request)
         level = level_in(plan, journey)
         retries = request.retries or 0
         classified = classify(error)
@@ -191,9 +193,10 @@ class Runner:
         return Router((), app.amqp.queues, create_missing=True, app=app)
 
 
-def _journey(request: Any) -> Journey:
-    queue = (request.delivery_info or {}).get("routing_key") or ""
-    return journey_of(request.headers, str(queue))
+def _journey(task: Any, request: Any) -> Journey:
+    address = request.delivery_info or {}
+    queue = queue_of(task.app.amqp.queues.consume_from, address.get("exchange"), address.get("routing_key"))
+    return journey_of(request.headers, queue)
 
 
 def _lease_s(task: Any, request: Any) -> float | None:
@@ -215,9 +218,9 @@ def _explicit_max_retries(task: Any) -> int | None:
 
 def _retry(task: Any, error: Exception, **options: Any) -> NoReturn:
     try:
-        raise task.retry(exc=error, throw=False, **options)
+        raise task.retry_by_matrix(exc=error, **options)
     except Reject as refused:
         # Celery rejects the message for good when its retry cannot be published; that would lose the task.
-        if task.acks_late:
+        if task.acks_late and isinstance(refused.reason, BROKER_ERRORS):
             raise Reject(refused.reason, requeue=True) from error
-        raise error from refused  # acknowledged before it began: it can only fail, and say so
+        raise error from refused  # acknowledged before it began, or no retry is possible: it fails, and says so

@@ -82,6 +82,12 @@ class Settings(BaseModel):
         return self.circuits.get(circuit) or self.circuits.get(circuit.partition("@")[0]) or self.breaker
 
 
+def given_by_user(conf: Any, key: str) -> Any:
+    """The value of Celery's setting `key` if the user's code or configuration has one; None for anybody's default."""
+    own = type(conf)({}, conf.maps[:2], conf._keys, conf.prefix)  # noqa: SLF001  the first two maps are the user's
+    return own.get(key)
+
+
 def load(conf: Mapping[str, Any] | Any, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings out of a Celery configuration and the environment. Raises SettingsError with one sentence."""
     environ = os.environ if environ is None else environ

@@ -1,16 +1,24 @@
 """The task base class: admission where the code runs, and what happens to a failure.
 
 Everything goes through `__call__`, which Celery's tracer uses instead of `run`. A direct call of the task as a
-function is left alone. Options a task sets for itself (`autoretry_for`, `max_retries`) win over the matrix.
+function is left alone. Options a task sets for itself (`autoretry_for`, `max_retries`) win over the matrix, and so
+does a task that calls `self.retry`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from celery import Task
 
 OPTIONS = ("circuit", "fallback")
+
+BY_THE_MIDDLEWARE = "by the middleware"
+"""The value of `retry_on_worker_lost` when nobody set it: see `resilience.request`."""
+
+_GUARDED = "_celeriac_guarded"
+_RETRIES_ITSELF = "_celeriac_retries_itself"
 
 
 class ResilientTask(Task):
@@ -25,18 +33,35 @@ class ResilientTask(Task):
 
     circuit: ClassVar[str | bool | None] = None
     fallback: ClassVar[tuple[str, ...] | list[str]] = ()
+    retry_on_worker_lost: ClassVar[bool | str] = BY_THE_MIDDLEWARE
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        request = self.request_stack.top
-        # as in Celery's own stack protection: only the outermost call of a task in a worker is a run
-        is_run = request is not None and not request.called_directly and len(self.request_stack) == 1
-        resilience = getattr(self.app, "resilience", None) if is_run else None
-        if resilience is None or request.is_eager:
-            return super().__call__(*args, **kwargs)
-        runner = resilience.runner
-        runner.enter(self, request)
-        try:
-            return super().__call__(*args, **kwargs)
-        except Exception as error:
-            runner.failed(self, request, error)
-            raise
+        return guarded(self, super().__call__, args, kwargs)
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's retry. A task that calls it has decided for itself; its failure is not retried by the matrix."""
+        setattr(self.request, _RETRIES_ITSELF, True)
+        return super().retry(*args, **kwargs)
+
+    def retry_by_matrix(self, **options: Any) -> Any:
+        """Celery's retry, called by the middleware."""
+        return super().retry(throw=False, **options)
+
+
+def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`call(*args, **kwargs)` with admission before and a decision after a failure, once per run in a worker."""
+    request = task.request_stack.top
+    # as in Celery's own stack protection: only the outermost call of a task in a worker is a run
+    is_run = request is not None and not request.called_directly and len(task.request_stack) == 1
+    resilience = getattr(task.app, "resilience", None) if is_run else None
+    if resilience is None or request.is_eager or getattr(request, _GUARDED, False):
+        return call(*args, **kwargs)
+    setattr(request, _GUARDED, True)
+    runner = resilience.runner
+    runner.enter(task, request)
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        if not getattr(request, _RETRIES_ITSELF, False):
+            runner.failed(task, request, error)
+        raise

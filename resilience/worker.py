@@ -20,6 +20,7 @@ from resilience.settings import SettingsError
 from resilience.workers import identity
 from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.pulse import Pulse
+from resilience.workers.registry import Registry
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -86,10 +87,9 @@ class WorkerLife:
 
     def _release_parked(self, broker: Broker, elapsed_s: float) -> None:
         core = self._core
-        if core.circuits_on:
-            core.parking.release(broker, core.may_pass, elapsed_s, core.breakers.is_closed)
-        else:
-            core.parking.release(broker, core.may_pass, elapsed_s)
+        is_closed = core.breakers.is_closed if core.circuits_on else lambda _circuit: True
+        fleet = Registry(broker, core.settings.namespace)
+        core.parking.release(broker, core.may_pass, elapsed_s, is_closed, fleet.count)
 
     def _set_up(self, instance: Any = None, **_: Any) -> None:
         if self._is_worker and instance.app is self._core.app:

@@ -55,8 +55,10 @@ class Receivers:
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         # In the main process (a lost child that is retried) there is no current request: request.py reports it.
         if self._is_ours(sender) and request is not None and sender.request.id == request.id:
-            error = getattr(reason, "exc", None)
-            self._report(sender, Result.FAILURE, error if isinstance(error, BaseException) else None)
+            # `raise self.retry()` in an except block names no exception but has one; outside of one it is a poll.
+            error = getattr(reason, "exc", None) or getattr(reason, "__context__", None)
+            failed = isinstance(error, Exception)
+            self._report(sender, Result.FAILURE if failed else Result.NOTHING, error if failed else None)
 
     def _on_postrun(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
         # Ignore, Reject and a task that revoked itself send no result signal: the attempt ended and says nothing.

@@ -90,6 +90,7 @@ class Breakers:
         self._lock = threading.RLock()
         self._pending: dict[str, tuple[int, int]] = {}
         self._flushed_at: dict[str, float] = {}
+        self._probes: weakref.WeakSet[Permit] = weakref.WeakSet()
         self._away_since: float | None = None
         self._watcher: threading.Thread | None = None
         self._closing = threading.Event()
@@ -122,7 +123,12 @@ class Breakers:
         self._learn(name, reply)
         if not reply.granted:
             raise CircuitOpenError(name, reply.state.value, reply.remaining_ms / 1000)
-        return Permit(self.settle, name, reply.epoch, permit_id if reply.state is State.HALF_OPEN else "")
+        if reply.state is State.CLOSED:
+            return Permit(self.settle, name, reply.epoch)
+        permit = Permit(self.settle, name, reply.epoch, permit_id, lease_s)
+        with self._lock:
+            self._probes.add(permit)
+        return permit
 
     def may_pass(self, name: str) -> bool:
         """Advice without I/O, for routing: is a call likely to be admitted now? Near half-open: a few per second."""
@@ -286,6 +292,7 @@ class Breakers:
                 if self._store.version() != self._version:
                     self._refresh()
                 self._returned()
+                self._renew_probes()
             except STORE_ERRORS as error:
                 self._left(error)
                 if subscription is not None:
@@ -298,6 +305,14 @@ class Breakers:
             self.flush()
         if subscription is not None:
             subscription.close()
+
+    def _renew_probes(self) -> None:
+        """A probe that takes longer than its lease keeps its permit as long as this process lives and holds it."""
+        with self._lock:
+            due = [permit for permit in self._probes if permit.renewal_is_due]
+        for permit in due:
+            permit.renewed_at = time.monotonic()
+            self._store.admit(permit.name, self._policy(permit.name), permit.id, permit.lease_s)
 
     def _refresh(self) -> None:
         before = self._views.snapshot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from resilience.errors.classify import classify
@@ -15,13 +16,21 @@ Settle = Callable[[str, int, str, Result], None]
 class Permit:
     """Leave to make one call. Settle it once; settling again does nothing."""
 
-    __slots__ = ("_settle", "epoch", "id", "name")
+    __slots__ = ("__weakref__", "_settle", "epoch", "id", "lease_s", "name", "renewed_at")
 
-    def __init__(self, settle: Settle, name: str, epoch: int, permit_id: str = "") -> None:
+    def __init__(self, settle: Settle, name: str, epoch: int, permit_id: str = "", lease_s: float = 0.0) -> None:
         self._settle: Settle | None = settle
         self.name = name
         self.epoch = epoch
         self.id = permit_id
+        self.lease_s = lease_s
+        self.renewed_at = time.monotonic()
+
+    @property
+    def renewal_is_due(self) -> bool:
+        """Whether an unsettled half-open permit has used a third of its lease."""
+        held = self._settle is not None and bool(self.id)
+        return held and time.monotonic() - self.renewed_at >= self.lease_s / 3
 
     def settle(self, result: Result | BaseException | None = None) -> None:
         """Report how the call ended: an exception (classified here), a `Result`, or None for success. Never raises."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import email.parser  # noqa: F401  for its presence alone
 import encodings.idna  # noqa: F401  the same
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, cast
 
@@ -23,6 +25,8 @@ from resilience.breaker.policy import BreakerPolicy, whole_ms
 
 STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
 AUDIT_LENGTH = 10_000
+
+logger = logging.getLogger("celeriac")
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ class CircuitStore:
         pipe.hgetall(self._index)
         (seconds, micros), rows = pipe.execute()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        return {name: _entry(text, now_ms) for name, text in rows.items()}
+        entries = {name: _entry(text, now_ms) for name, text in rows.items()}
+        return {name: entry for name, entry in entries.items() if entry is not None}
 
     def describe(self, names: list[str], now_ms: int) -> dict[str, dict[str, str]]:
         """The raw fields of the named circuits; permits that have not expired at `now_ms` are counted as `held`."""
@@ -149,7 +154,9 @@ class CircuitStore:
         now = "" if now_ms is None else now_ms
         row = self._script(keys=keys, args=[op, name, now, jitter, *_policy_args(policy), *args])
         granted, state, epoch, remaining, old, reason = cast("list[Any]", row)
-        return Reply(bool(granted), State(state), int(epoch), int(remaining), State(old) if old else None, str(reason))
+        return Reply(
+            bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason)
+        )
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:circuit:{name}"
@@ -161,7 +168,7 @@ class CircuitStore:
 def parse_push(text: str) -> tuple[str, IndexEntry]:
     """A pushed transition: the circuit's name and its new state."""
     name, state, epoch, remaining = text.split(" ")
-    return name, IndexEntry(State(state), int(epoch), int(remaining))
+    return name, IndexEntry(_state(state), int(epoch), int(remaining))
 
 
 def pushes(subscription: redis.client.PubSub, wait_s: float) -> Iterator[str]:
@@ -173,9 +180,28 @@ def pushes(subscription: redis.client.PubSub, wait_s: float) -> Iterator[str]:
         message = subscription.get_message(timeout=0.0)
 
 
-def _entry(text: str, now_ms: int) -> IndexEntry:
-    state, epoch, until_ms = text.split(" ")
-    return IndexEntry(State(state), int(epoch), max(0, int(until_ms) - now_ms))
+def _entry(text: str, now_ms: int) -> IndexEntry | None:
+    """A row of the index; None for one that is mangled."""
+    try:
+        state, epoch, until_ms = text.split(" ")
+        return IndexEntry(_state(state), int(epoch), max(0, int(until_ms) - now_ms))
+    except ValueError:
+        _say_once(f"row {text!r} of the circuits' index is not understood")
+        return None
+
+
+def _state(text: str) -> State:
+    """A state by name. One that this release does not know, as in a rolling update, lets calls pass."""
+    try:
+        return State(text)
+    except ValueError:
+        _say_once(f"circuit state {text!r} is not known to this release; it is taken for closed")
+        return State.CLOSED
+
+
+@lru_cache(maxsize=100)
+def _say_once(sentence: str) -> None:
+    logger.warning("celeriac: %s", sentence)
 
 
 def _policy_args(policy: BreakerPolicy) -> list[Any]:

@@ -152,8 +152,9 @@ def configured_broker(conf: Any) -> str | None:
     given = os.environ.get("CELERY_BROKER_URL")
     if given:
         return given
-    own = type(conf)({}, conf.maps[:2], conf._keys, conf.prefix)  # noqa: SLF001  without anybody's defaults
-    url = own.get("broker_url")
+    from resilience.settings import given_by_user
+
+    url = given_by_user(conf, "broker_url")
     return str(url) if url else None
 
 

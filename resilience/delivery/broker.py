@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
@@ -9,14 +10,28 @@ import redis
 if TYPE_CHECKING:
     from celery import Celery
 
-PRIORITY_SEPARATOR = "\x06\x16"
 TIMEOUT_S = 2.0
-REDIS_SCHEMES = ("redis://", "rediss://", "sentinel://")
+REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", "sentinel://")
 
 
-def is_redis(url: str | None) -> bool:
-    """Whether a broker URL is one of Redis (plain, TLS or Sentinel; several URLs may be separated by ;)."""
-    return bool(url) and str(url).partition(";")[0].startswith(REDIS_SCHEMES)
+def first_url(url: Any) -> str:
+    """The first of Celery's broker URLs: a list, or one string with ; between them."""
+    first = url[0] if isinstance(url, (list, tuple)) and url else url
+    return str(first or "").partition(";")[0]
+
+
+def is_redis(url: Any) -> bool:
+    """Whether Celery's broker URL is one of Redis: plain, TLS, Sentinel or a Unix socket."""
+    return first_url(url).startswith(REDIS_SCHEMES)
+
+
+def client_url(url: Any) -> str:
+    """The URL as redis-py reads it, "" if it is none: Celery spells sockets and certificate checks its own way."""
+    first = first_url(url)
+    if first.startswith("redis+socket://"):
+        first = "unix" + first.removeprefix("redis+socket").replace("virtual_host=", "db=")
+    first = re.sub(r"(ssl_cert_reqs=)CERT_(NONE|OPTIONAL|REQUIRED)", lambda m: m[1] + m[2].lower(), first)
+    return first if first.startswith(("redis://", "rediss://", "unix://")) else ""
 
 
 class Broker:
@@ -32,8 +47,8 @@ class Broker:
         channel = self.connection.default_channel
         self._keyprefix = str(channel.global_keyprefix or "")
         self._channel = channel
-        steps = sorted(int(step) for step in channel.priority_steps)
-        self.priority_suffixes = [f"{channel.sep}{step}" if step else "" for step in steps]
+        self._steps = sorted(int(step) for step in channel.priority_steps)
+        self.priority_suffixes = [self._suffix(step) for step in self._steps]
         self.client: redis.Redis = redis.Redis(connection_pool=channel.pool)
 
     def key(self, name: str) -> str:
@@ -46,6 +61,13 @@ class Broker:
             return routing_key
         queues = self._channel._lookup(exchange, routing_key)  # noqa: SLF001  what kombu itself restores by
         return str(next(iter(queues), routing_key))
+
+    def list_of(self, queue: str, priority: int) -> str:
+        """The list that holds a queue's messages of a priority: the transport's own steps and separator."""
+        return queue + self._suffix(max((step for step in self._steps if step <= priority), default=self._steps[0]))
+
+    def _suffix(self, step: int) -> str:
+        return f"{self._channel.sep}{step}" if step else ""
 
     def body(self, message: dict[str, Any]) -> bytes | str:
         """The body of a message as it lies in a queue's list, its transfer encoding undone."""

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from resilience.delivery.broker import PRIORITY_SEPARATOR
 from signals.redact import describe
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ logger = logging.getLogger("celeriac")
 
 NEVER_S = 10 * 365 * 86400
 """Kombu's visibility timeout with owners: a message is its owner's as long as the owner lives."""
-
-PRIORITY_STEPS = (0, 3, 6, 9)
 
 
 def transport_options(namespace: str, owner: str) -> dict[str, Any]:
@@ -70,7 +67,7 @@ class Unacked:
                 self._broker.client.zrem(zset_key, tag)
                 continue
             try:
-                queue, message = _restored(entry, self._broker.queue_of)
+                queue, message = _restored(entry, self._broker)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 why = describe(error)
                 logger.warning("celeriac: a mangled message of %s stays in %s[%s]: %s", owner, hash_key, tag, why)
@@ -111,7 +108,7 @@ class FormerConnection:
         return unacked.give_back(self._owner, lost)
 
 
-def _restored(entry: bytes, queue_of: Callable[[str, str], str]) -> tuple[str, str]:
+def _restored(entry: bytes, broker: Broker) -> tuple[str, str]:
     """Queue key and message text of an unacked entry, marked as redelivered."""
     payload, exchange, routing_key = json.loads(entry)
     properties = payload.get("properties") or {}
@@ -122,6 +119,5 @@ def _restored(entry: bytes, queue_of: Callable[[str, str], str]) -> tuple[str, s
         priority = int(properties.get("priority") or delivery.get("priority") or 0)
     except (TypeError, ValueError):
         priority = 0  # kombu reads an unusable priority as 0 too
-    step = max((step for step in PRIORITY_STEPS if step <= priority), default=0)
-    queue = queue_of(str(exchange or ""), str(routing_key))
-    return (f"{queue}{PRIORITY_SEPARATOR}{step}" if step else queue), json.dumps(payload)
+    queue = broker.queue_of(str(exchange or ""), str(routing_key))
+    return broker.list_of(queue, priority), json.dumps(payload)

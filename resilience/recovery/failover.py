@@ -52,7 +52,11 @@ class Journey:
         hop = Hop(origin, destination, reason, level)
         spent = retries if level != self.level else self.spent
         return replace(
-            self, level=level, spent=spent, hops=(*self.hops, hop)[-KEPT_HOPS:], hop_count=self.hop_count + 1
+            self,
+            level=level,
+            spent=spent,
+            hops=(*self.hops, hop)[-KEPT_HOPS:],
+            hop_count=self.hop_count + (level != self.level),
         )
 
     def header(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ their home queue, oldest first, at a bounded rate. An index names the parking qu
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Parking:
         may_pass: Callable[[str], bool],
         elapsed_s: float,
         is_closed: Callable[[str], bool] = lambda _circuit: True,
+        sharers: Callable[[], int] = lambda: 1,
     ) -> int:
         """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved.
 
@@ -59,7 +61,8 @@ class Parking:
         if not waiting:
             self._allowance = 0.0
             return 0
-        self._allowance = min(self._allowance + self._rate * elapsed_s, max(self._rate, 1.0))
+        mine = self._rate / max(1, sharers())  # the rate is the fleet's
+        self._allowance = min(self._allowance + mine * elapsed_s, max(mine, 1.0))
         script = broker.script((files(__package__) / "release.lua").read_text("utf-8"))
         moved = 0
         for queue, suffix in waiting:
@@ -69,7 +72,10 @@ class Parking:
                 continue
             if not is_closed(circuit):
                 budget = 1
-            moved += int(script(keys=[broker.key(queue + suffix), broker.key(home + suffix)], args=[budget]))
+            source, target = broker.key(queue + suffix), broker.key(home + suffix)
+            batch = cast("list[bytes]", broker.client.lrange(source, -budget, -1))
+            pairs = [text for raw in batch for text in (raw, _addressed(raw, home))]
+            moved += int(script(keys=[source, target], args=pairs))
         self._allowance -= moved
         return moved
 
@@ -82,3 +88,13 @@ class Parking:
             pipe.llen(broker.key(queue + suffix))
         lengths = pipe.execute() if lists else []
         return [place for place, length in zip(lists, lengths, strict=True) if length]
+
+
+def _addressed(raw: bytes, home: str) -> bytes:
+    """The message as if it had been sent to `home`: retries and requeues go by that address, not by the parking's."""
+    try:
+        message = json.loads(raw)
+        message["properties"]["delivery_info"].update(exchange="", routing_key=home)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return raw  # mangled: the consumer's business
+    return json.dumps(message).encode()

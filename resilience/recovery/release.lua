@@ -1,11 +1,16 @@
--- Move the oldest messages of one list to the front of another, keeping their order.
+-- Move messages of one list to the front of another, each rewritten, once, whoever else tries.
 --
--- EVALSHA sha 2 from to  n
+-- EVALSHA sha 2 from to  old new old new ...
 --   KEYS[1] list to take from (kombu: newest left, oldest right)   KEYS[2] list to put in front of
---   ARGV[1] at most so many
--- Reply: how many moved.
-local batch = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[1]), -1)
-if #batch == 0 then return 0 end
-redis.call('LTRIM', KEYS[1], 0, -#batch - 1)
-for _, message in ipairs(batch) do redis.call('RPUSH', KEYS[2], message) end
-return #batch
+--   ARGV    pairs, newest message first: as it lies in KEYS[1], and as it shall lie in KEYS[2]
+-- Reply: how many moved; 0 if KEYS[2] is no list.
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'list' and kind ~= 'none' then return 0 end
+local moved = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('LREM', KEYS[1], -1, ARGV[i]) == 1 then
+    redis.call('RPUSH', KEYS[2], ARGV[i + 1])
+    moved = moved + 1
+  end
+end
+return moved

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
+from kombu.exceptions import OperationalError
 
 from resilience.delivery.broker import Broker
 from resilience.delivery.unacked import Unacked
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celeriac")
 
-BROKER_ERRORS = (redis.RedisError, OSError)
+BROKER_ERRORS = (redis.RedisError, OSError, OperationalError)
 
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""
@@ -64,8 +65,22 @@ class Pulse:
         """Beat from now on; `info` is what others may know of this worker. Starting twice changes the info only."""
         self._info = info
         if self._thread is None:
+            self._register()
             self._thread = threading.Thread(target=self._run, name="celeriac-pulse", daemon=True)
             self._thread.start()
+
+    def _register(self) -> None:
+        """Be known before the first message is held: whoever dies unknown leaves its messages to nobody."""
+        try:
+            broker = self._connect()
+            try:
+                registry = Registry(broker, self._settings.namespace)
+                registry.describe_self(self.owner, self._info)
+                registry.beat(self.owner, self._settings.gone_s, self._settings.silent_s, reconnected=False)
+            finally:
+                broker.close()
+        except BROKER_ERRORS as error:
+            logger.warning("celeriac: not registered yet (%s); the pulse goes on trying", describe(error))
 
     def stop(self) -> None:
         """Say goodbye: the last thing a worker does, when it holds nothing any more."""
@@ -104,10 +119,8 @@ class Pulse:
             while not self._stopping.is_set():
                 suspects = registry.beat(self.owner, self._settings.gone_s, self._settings.silent_s, reconnected)
                 reconnected = False
-                for suspect in suspects:
-                    self._take_over(suspect, registry, unacked)
                 now = time.monotonic()
-                self._do_chores(broker, now - last)
+                self._do_chores(broker, now - last, [*self._burials(suspects, registry, unacked), *self._chores])
                 last = now
                 self._stopping.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
@@ -115,11 +128,20 @@ class Pulse:
         finally:
             subscription.close()
 
-    def _do_chores(self, broker: Broker, elapsed_s: float) -> None:
-        for chore in self._chores:
+    def _burials(self, suspects: list[str], registry: Registry, unacked: Unacked) -> list[Chore]:
+        def burial(dead: str) -> Chore:
+            return lambda _broker, _elapsed_s: self._take_over(dead, registry, unacked)
+
+        return [burial(suspect) for suspect in suspects]
+
+    def _do_chores(self, broker: Broker, elapsed_s: float, chores: list[Chore]) -> None:
+        for chore in chores:
             try:
                 chore(broker, elapsed_s)
-            except BROKER_ERRORS:  # noqa: PERF203  each chore is on its own
+            except redis.ResponseError as error:  # noqa: PERF203  each chore is on its own
+                # The server answered, so the connection is well: a reconnect would mend nothing.
+                logger.warning("celeriac: upkeep was refused by Redis, the pulse goes on: %s", describe(error))
+            except BROKER_ERRORS:
                 raise
             except Exception as error:
                 detail = logger.isEnabledFor(logging.DEBUG)

@@ -99,6 +99,10 @@ class Registry:
         ]
         return sorted(found, key=lambda worker: worker.hostname)
 
+    def count(self) -> int:
+        """How many workers beat."""
+        return int(self._client.zcard(self._beats))
+
     def check_sent(self, worker: WorkerInfo, timeout_s: float) -> int:
         """Note that a health check goes out; returns how many in a row went unanswered before it."""
         key = self._info(worker.owner)

@@ -34,11 +34,12 @@ def test_a_row_without_growth_waits_nothing(category: ErrorCategory) -> None:
 
 
 @given(st.sampled_from(list(ErrorCategory)), st.integers(0, 1_000_000), st.floats(0, 86_400), _RANDOM)
-def test_a_hint_of_the_server_is_never_undercut(
+def test_a_hint_of_the_server_is_not_undercut_up_to_an_hour(
     category: ErrorCategory, retries: int, hint_s: float, number: float
 ) -> None:
     waits = delay_s(MATRIX[category], retries, hint_s, lambda: number)
-    assert hint_s <= waits <= hint_s * 1.1 + 1e-9
+    heeded = min(hint_s, 3600.0)
+    assert heeded <= waits <= heeded * 1.1 + 1e-9
 
 
 @given(st.sampled_from(list(ErrorCategory)), st.integers(0, 1_000_000), _RANDOM)

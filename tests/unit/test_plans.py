@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from resilience.breaker.policy import check_name
 from resilience.plans import PlanError, plan_of
 from resilience.recovery.failover import Plan
 
@@ -44,6 +45,16 @@ def test_an_unusable_circuit_name_is_named_with_its_task(circuit: Any) -> None:
         plan_of(_task(circuit=circuit))
 
 
-def test_a_task_name_that_cannot_name_a_circuit_says_what_to_add() -> None:
-    with pytest.raises(PlanError, match=r'^task my task: circuit name .*; give the task a name for it: circuit="..."$'):
-        plan_of(_task("my task"))
+@pytest.mark.parametrize("name", ["my task", "задача.отправить", "t" * 400, "a{b}"])
+def test_a_task_name_that_cannot_name_a_circuit_gets_one_made_of_it(name: str) -> None:
+    plan = plan_of(_task(name))
+    assert plan is not None
+    assert check_name(plan.circuit) == plan.circuit
+    assert plan == plan_of(_task(name)), "the same in every process"
+    assert plan != plan_of(_task(name + "!")), "and another for another task"
+
+
+def test_a_method_called_fallback_of_the_users_own_base_class_is_not_ours() -> None:
+    plan = plan_of(_task(fallback=lambda self: None))
+    assert plan is not None
+    assert plan.levels == ()
