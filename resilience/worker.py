@@ -12,12 +12,12 @@ from celery import signals as celery_signals
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state as worker_state
 
+from resilience import identity
 from resilience.delivery.broker import Broker, is_redis
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.plans import PlanError
 from resilience.router import plain_queue
 from resilience.settings import SettingsError
-from resilience.workers import identity
 from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.pulse import Pulse
 from resilience.workers.registry import Registry

@@ -33,7 +33,7 @@ from resilience.breaker.store import (
 )
 from resilience.breaker.view import Views
 from resilience.errors.taxonomy import CircuitOpenError
-from resilience.workers.identity import owner
+from resilience.identity import owner
 from signals.bus import Bus
 from signals.events import CircuitChanged, Event, Result, StoreAway, StoreBack
 from signals.redact import describe
