@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
+from kombu import Exchange, Queue
 
 from resilience import BreakerPolicy, Breakers
 from resilience.testing import WorkerProcess, until
@@ -122,7 +123,8 @@ def start(project: Path, shop_redis: str, tmp_path: Path) -> Iterator[object]:
 @pytest.fixture
 def breakers(shop_redis: str) -> Iterator[Breakers]:
     policy = BreakerPolicy(open_s=1.0, open_max_s=1.0, permit_lease_s=0.6)
-    made = Breakers.from_url(f"{shop_redis}/0", policies=dict.fromkeys(("dep", "slow"), policy))
+    patient = BreakerPolicy(open_s=3.0, open_max_s=3.0)  # long enough for a slow machine to see it open
+    made = Breakers.from_url(f"{shop_redis}/0", policies={"slow": policy, "dep": patient})
     yield made
     made.close()
 
@@ -168,12 +170,15 @@ def test_a_worker_is_known_before_it_holds_its_first_message_so_its_death_is_not
 def test_a_parked_task_of_a_topic_queue_and_its_address_come_home(
     stock: Celery, start, breakers: Breakers, project: Path, shop_redis: str, broker: redis.Redis
 ) -> None:
+    stock.conf.task_queues = [Queue("celery"), Queue("topical", Exchange("tasks", "topic"), routing_key="task.#")]
+    worker = start("w1", queues="celery,topical")
+    worker.wait_ready()  # it declares the binding
     open_circuit(breakers, "dep")
     addressed = [stock.send_task("edges.where") for _ in range(3)]
-    topical = [stock.send_task("edges.topical", (n,), exchange="", routing_key="topical") for n in range(3)]
-    start("w1", queues="celery,topical").wait_ready()
+    topical = [stock.send_task("edges.topical", (n,), queue="topical") for n in range(3)]
     assert [result.get(timeout=20) for result in topical] == [0, 1, 2]
     assert [result.get(timeout=20) for result in addressed] == ["celery"] * 3, "not the parking queue's address"
+    assert "moved from topical to celeriac.parked.dep|topical" in worker.log()
     assert not broker.keys("_kombu.binding.*parked*")
 
 
