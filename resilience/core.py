@@ -19,10 +19,11 @@ from resilience.breaker.guard import Breakers
 from resilience.breaker.store import CircuitStore, connect
 from resilience.delivery.broker import Broker, client_url, is_redis
 from resilience.plans import plan_of
-from resilience.recovery.failover import Plan
+from resilience.recovery.failover import Journey, Plan
 from resilience.recovery.parking import Parking
 from resilience.settings import Settings, SettingsError, load
 from signals.bus import Bus
+from signals.events import TaskRerouted
 from signals.redact import redact
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Core:
     @cached_property
     def parking(self) -> Parking:
         return Parking(self.settings.namespace, self.settings.release_rate, lambda: Broker(self.app))
+
+    def tell_moved(self, task_id: str, task: str, journey: Journey) -> None:
+        """Publish the last hop of a journey."""
+        hop = journey.hops[-1]
+        self.bus.publish(TaskRerouted(task_id, task, hop.origin, hop.destination, hop.reason, journey.hop_count))
 
     @cached_property
     def can_park(self) -> bool:

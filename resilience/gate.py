@@ -16,7 +16,6 @@ from kombu.utils.encoding import ensure_bytes
 
 from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
 from resilience.router import queue_of
-from signals.events import TaskRerouted
 from signals.redact import describe
 
 if TYPE_CHECKING:
@@ -120,8 +119,7 @@ class Gate(bootsteps.StartStopStep):
             return False
         self._publish(message, way.queue, {**headers, HEADER: way.journey.header()})
         ack(logger, self._consumer.connection_errors)
-        hop = way.journey.hops[-1]
-        core.bus.publish(TaskRerouted(str(headers.get("id")), name, here, way.queue, hop.reason, way.journey.hop_count))
+        core.tell_moved(str(headers.get("id")), name, way.journey)
         return True
 
     def _publish(self, message: Any, queue: str, headers: dict[str, Any]) -> None:

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from resilience.breaker.permit import Permit, as_result
+from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
 from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
 from resilience.router import plain_queue, queue_of
-from signals.events import Attempt, Result, RetryDecided, TaskAbandoned, TaskRerouted
+from signals.events import Attempt, Result, RetryDecided, TaskAbandoned
 from signals.redact import describe
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celeriac")
 
-BROKER_ERRORS = (OperationalError, RedisError, OSError)
 _CONTROL = (Ignore, Reject, Retry)
 
 
@@ -92,8 +90,7 @@ class Runner:
             logger.warning("celeriac: %s[%s] runs although %s: no broker", task.name, request.id, refusal)
             return
         if way is not None:
-            hop = way.journey.hops[-1]
-            core.bus.publish(TaskRerouted(request.id, task.name, here, way.queue, hop.reason, way.journey.hop_count))
+            core.tell_moved(request.id, task.name, way.journey)
         raise Ignore
 
     def _republish(self, task: Any, request: Any, queue: str, journey: Journey, **options: Any) -> None:
@@ -147,7 +144,7 @@ class Runner:
                 reason = f"{classified.category.value} after attempt {attempt}"
                 origin = plan.queue_at(level, journey.home)
                 journey = journey.moved(origin, queue, reason, target, attempt)
-                self._core.bus.publish(TaskRerouted(request.id, task.name, origin, queue, reason, journey.hop_count))
+                self._core.tell_moved(request.id, task.name, journey)
                 headers = {**(request.headers or {}), HEADER: journey.header()}
                 _retry(
                     task, error, countdown=0, max_retries=attempt,

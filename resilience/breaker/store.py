@@ -13,13 +13,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from resilience import lua
 from resilience.breaker.machine import Outcome, State
 from resilience.breaker.policy import BreakerPolicy, whole_ms
 
@@ -69,7 +69,7 @@ class CircuitStore:
         self._index, self._version = f"{prefix}:circuits", f"{prefix}:circuits:version"
         self._audit = f"{prefix}:audit"
         self.channel = f"{prefix}:circuits"
-        self._source = (files(__package__) / "circuit.lua").read_text("utf-8")
+        self._source = lua.source(__package__, "circuit.lua")
         self._script = client.register_script(self._source)
 
     def reconnect_in_child(self) -> None:

@@ -52,14 +52,12 @@ def resilience_of(context: click.Context) -> Resilience:
 @contextmanager
 def needs_redis(what: str) -> Iterator[None]:
     """Turn an unreachable Redis into one sentence."""
-    from kombu.exceptions import OperationalError
-    from redis.exceptions import RedisError
-
+    from resilience.delivery.broker import BROKER_ERRORS
     from signals.redact import describe
 
     try:
         yield
-    except (RedisError, OSError, OperationalError) as error:
+    except BROKER_ERRORS as error:
         raise Refused(f"{what} is not reachable: {describe(error)}. Is Redis running, and is its URL right?") from None
 
 

@@ -6,11 +6,13 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
+from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from celery import Celery
 
 TIMEOUT_S = 2.0
+BROKER_ERRORS = (redis.RedisError, OSError, OperationalError)
 REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", "sentinel://")
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
+from resilience import lua
 from signals.redact import describe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Unacked:
     def __init__(self, broker: Broker, namespace: str) -> None:
         self._broker = broker
         self._namespace = namespace
-        self._restore = broker.script((files(__package__) / "restore.lua").read_text("utf-8"))
+        self._restore = broker.script(lua.source(__package__, "restore.lua"))
 
     def tags(self, owner: str, before: float | None = None) -> list[str]:
         """Tags that `owner` holds, newest first; with `before`, only those delivered earlier than that Unix time."""

@@ -11,8 +11,9 @@ import json
 import math
 import time
 from collections.abc import Callable
-from importlib.resources import files
 from typing import TYPE_CHECKING, cast
+
+from resilience import lua
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
@@ -63,7 +64,7 @@ class Parking:
             return 0
         mine = self._rate / max(1, sharers())  # the rate is the fleet's
         self._allowance = min(self._allowance + mine * elapsed_s, max(mine, 1.0))
-        script = broker.script((files(__package__) / "release.lua").read_text("utf-8"))
+        script = broker.script(lua.source(__package__, "release.lua"))
         moved = 0
         for queue, suffix in waiting:
             circuit, _, home = queue.removeprefix(self._prefix).partition("|")

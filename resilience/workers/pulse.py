@@ -16,9 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
-from kombu.exceptions import OperationalError
 
-from resilience.delivery.broker import Broker
+from resilience.delivery.broker import BROKER_ERRORS, Broker
 from resilience.delivery.unacked import Unacked
 from resilience.workers.registry import Registry
 from signals.bus import Bus
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from resilience.settings import Settings
 
 logger = logging.getLogger("celeriac")
-
-BROKER_ERRORS = (redis.RedisError, OSError, OperationalError)
 
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""

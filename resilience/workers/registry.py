@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
+
+from resilience import lua
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
@@ -51,8 +52,8 @@ class Registry:
         self._beats, self._seen, self._grace = (
             f"{self._prefix}:workers", f"{self._prefix}:workers:seen", f"{self._prefix}:workers:grace",
         )  # fmt: skip
-        self._pulse = broker.script((files(__package__) / "pulse.lua").read_text("utf-8"))
-        self._condemn = broker.script((files(__package__) / "condemn.lua").read_text("utf-8"))
+        self._pulse = broker.script(lua.source(__package__, "pulse.lua"))
+        self._condemn = broker.script(lua.source(__package__, "condemn.lua"))
 
     def channel(self, owner: str) -> str:
         """A worker stays subscribed here as long as its process lives."""
