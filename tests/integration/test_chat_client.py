@@ -80,6 +80,7 @@ def test_a_process_keeps_its_connection_and_a_forked_child_makes_its_own() -> No
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
         ask(api, "q", "parent-2")
+        until(lambda: len(up.requests) >= 3, what="the log, written after the answers were sent")
         assert [r.request_id for r in up.requests] == ["parent-1", "child", "parent-2"]
 
 
