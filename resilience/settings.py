@@ -49,6 +49,10 @@ class Settings(BaseModel):
     retries_enabled: bool = Field(default=True, description="Retries by the error matrix in the task base class.")
     recovery_enabled: bool = Field(default=True, description="Pulse, and reclaiming what a dead worker held.")
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
+    sentry_enabled: bool = Field(
+        default=True,
+        description="Sentry, where the app uses it: an event per opened circuit, secrets out of every event.",
+    )
     beat_s: float = Field(default=0.5, gt=0, le=60, description="A worker's pulse.")
     gone_s: float = Field(default=1.0, gt=0, le=600, description="Connection gone and no beat for so long: dead.")
     silent_s: float = Field(default=30.0, gt=0, le=3600, description="Connection up but no beat for so long: dead.")
