@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resilience.breaker.guard import Breakers
     from resilience.breaker.policy import BreakerPolicy
+    from resilience.current import circuit
     from resilience.errors.classify import classify, rule
     from resilience.errors.taxonomy import (
         CircuitOpenError,
@@ -39,6 +40,7 @@ _HOMES = {
     "Severity": "resilience.errors.taxonomy",
     "Strategy": "resilience.errors.taxonomy",
     "TransientError": "resilience.errors.taxonomy",
+    "circuit": "resilience.current",
     "classify": "resilience.errors.classify",
     "rule": "resilience.errors.classify",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "Severity",
     "Strategy",
     "TransientError",
+    "circuit",
     "classify",
     "rule",
 ]

@@ -16,12 +16,12 @@ import kombu.pools
 from redis.exceptions import RedisError
 
 from resilience.breaker.guard import Breakers
-from resilience.breaker.store import CircuitStore, connect
 from resilience.delivery.broker import Broker, client_url, is_redis
 from resilience.plans import plan_of
 from resilience.recovery.failover import Journey, Plan
 from resilience.recovery.parking import Parking
 from resilience.settings import Settings, SettingsError, load
+from resilience.shared_redis import SharedRedis, connect
 from signals.bus import Bus
 from signals.events import TaskRerouted
 from signals.redact import redact
@@ -58,8 +58,8 @@ class Core:
     @cached_property
     def breakers(self) -> Breakers:
         """The shared circuits."""
-        store = CircuitStore(connect(self._store_url(), self.settings.store_timeout_s), self.settings.namespace)
-        breakers = Breakers(store, self.settings.policy, self.bus)
+        shared = SharedRedis(connect(self._store_url(), self.settings.store_timeout_s), self.settings.namespace)
+        breakers = Breakers(shared, self.settings.policy, self.bus)
         atexit.register(breakers.flush)
         return breakers
 
@@ -78,6 +78,10 @@ class Core:
     def may_pass(self, circuit: str) -> bool:
         """Advice without I/O: is a call through `circuit` likely to be admitted now? Always, while circuits are off."""
         return not self.circuits_on or self.breakers.may_pass(circuit)
+
+    def may_enter(self, circuit: str) -> bool:
+        """The same at the door of a worker, where a circuit that closed a moment ago lets in a growing share."""
+        return not self.circuits_on or self.breakers.may_pass(circuit, ramp=True)
 
     @cached_property
     def parking(self) -> Parking:

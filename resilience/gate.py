@@ -75,13 +75,14 @@ class Gate(bootsteps.StartStopStep):
         plan = self._core.plan_for(name)
         if plan is None or not self._core.circuits_on:
             return strategy
-        may_pass, circuit = self._core.may_pass, plan.circuit
+        may_enter, circuit = self._core.may_enter, plan.circuit
 
         def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
             headers = message.headers or {}
             try:
-                at_home = HEADER not in headers and may_pass(circuit)
-                if not at_home and not headers.get("eta") and self._moved(plan, name, message, ack):
+                at_home = HEADER not in headers
+                passes = at_home and may_enter(circuit)
+                if not passes and not headers.get("eta") and self._moved(plan, name, message, ack, refused=at_home):
                     return None
             except Exception as error:  # noqa: BLE001  a mangled message, or no broker: it runs here, where Celery judges it
                 logger.warning("celeriac: the gate let %s pass, it could not move it: %s", name, describe(error))
@@ -99,8 +100,11 @@ class Gate(bootsteps.StartStopStep):
 
         return answered
 
-    def _moved(self, plan: Plan, name: str, message: Any, ack: Any) -> bool:
-        """Move the message if its circuit lets nothing pass; False leaves it to run here."""
+    def _moved(self, plan: Plan, name: str, message: Any, ack: Any, refused: bool) -> bool:
+        """Move the message if its circuit does not let it pass; False leaves it to run here.
+
+        `refused`: that was asked already. A ramp draws lots, so it is asked once.
+        """
         headers = message.headers
         address = message.delivery_info or {}
         queues = self._consumer.app.amqp.queues.consume_from
@@ -110,7 +114,7 @@ class Gate(bootsteps.StartStopStep):
         journey = journey_of(headers, here)
         circuit = plan.circuit_at(level_in(plan, journey))
         core = self._core
-        if core.may_pass(circuit):
+        if not refused and core.may_enter(circuit):
             return False
         park = core.parking.queue_for if core.can_park else None
         retries = int(headers.get("retries") or 0)

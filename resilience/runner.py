@@ -62,7 +62,7 @@ class Runner:
         circuit = plan.circuit_at(level_in(plan, journey))
         attempt = (request.retries or 0) + 1
         try:
-            permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request))
+            permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request), ramp=False)
         except CircuitOpenError as refusal:
             self._move_away(task, request, plan, journey, refusal)
         else:

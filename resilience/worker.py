@@ -87,7 +87,7 @@ class WorkerLife:
 
     def _release_parked(self, broker: Broker, elapsed_s: float) -> None:
         core = self._core
-        is_closed = core.breakers.is_closed if core.circuits_on else lambda _circuit: True
+        is_closed = core.breakers.flows if core.circuits_on else lambda _circuit: True
         fleet = Registry(broker, core.settings.namespace)
         core.parking.release(broker, core.may_pass, elapsed_s, is_closed, fleet.count)
 

@@ -35,6 +35,16 @@ class CircuitChanged(Event):
 
 
 @dataclass(frozen=True)
+class PolicyConflict(Event):
+    """One circuit is used with two policies; the newer one is in force. `difference` names both values of each rule."""
+
+    kind: ClassVar[str] = "policy-conflict"
+
+    name: str
+    difference: str
+
+
+@dataclass(frozen=True)
 class StoreAway(Event):
     """The breaker's Redis stopped answering; this process goes on with a breaker of its own."""
 
@@ -119,6 +129,8 @@ class Result(str, Enum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+    LIMITED = "limited"
+    """The dependency asked for fewer calls (429): a failure of the call, judged by a threshold of its own."""
     NOTHING = "nothing"
     """Ignored, rejected, revoked or re-routed: says nothing about the dependency."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from resilience.breaker import machine
 from resilience.breaker.machine import Circuit, Outcome
 from resilience.breaker.policy import BreakerPolicy, whole_ms
-from resilience.breaker.store import Reply
+from resilience.breaker.store import NO_END, Reply
 from resilience.breaker.view import View
 
 
@@ -42,10 +42,9 @@ class Alone:
     def _circuit(self, name: str) -> Circuit:
         if name not in self._circuits:
             view = self._view(name)
+            until_ms = 0 if view is None or view.ends_at is None else int(view.ends_at * 1000)
             self._circuits[name] = (
-                Circuit()
-                if view is None
-                else Circuit(state=view.state, epoch=view.epoch, until_ms=int(view.probe_at * 1000))
+                Circuit() if view is None else Circuit(state=view.state, epoch=view.epoch, until_ms=until_ms)
             )
         return self._circuits[name]
 
@@ -55,6 +54,6 @@ def _now_ms() -> int:
 
 
 def _reply(circuit: Circuit, granted: bool, transition: machine.Transition | None) -> Reply:
-    remaining_ms = max(0, circuit.until_ms - _now_ms())
+    remaining_ms = max(0, circuit.until_ms - _now_ms()) if circuit.until_ms else NO_END
     old = transition.old if transition is not None else None
     return Reply(granted, circuit.state, circuit.epoch, remaining_ms, old, transition.reason if transition else "")

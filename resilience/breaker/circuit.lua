@@ -1,28 +1,32 @@
 -- One circuit, changed atomically; the twin of machine.py.
 --
--- EVALSHA sha 5 circuit permits index version channel  op now_ms jitter policy... args...
+-- EVALSHA sha 6 circuit permits index version channel audit  op name now_ms jitter policy args...
 --   KEYS[1] hash of the circuit             KEYS[2] zset permit id -> expiry in ms
 --   KEYS[3] hash name -> "state epoch until_ms"     KEYS[4] counter raised by every transition
 --   KEYS[5] channel (not a key) on which a transition is published
---   ARGV[1] op: record | admit | reset
+--   KEYS[6] stream of what operators did
+--   ARGV[1] op: record | admit | order
 --   ARGV[2] name of the circuit
 --   ARGV[3] now in ms, "" for the server's clock (the only clock outside tests)
 --   ARGV[4] jitter: a random number in [0, 1)
---   ARGV[5..12] policy: consecutive_failures failure_ratio window_ms minimum_calls open_ms open_max_ms jitter_share
---               half_open_permits ; ARGV[13] success_threshold
---   record: ARGV[14] epoch, [15] worker, [16] successes, [17] failure 0|1, [18] permit id or ""
---   admit:  ARGV[14] permit id, [15] lease in ms
---   reset:  ARGV[14] epoch that must match or "", [15] reason
--- Reply: { granted 0|1, state, epoch, remaining open ms, old state or "", reason }
---   record: granted 1 if the outcome counted.  reset: granted 0 if the epoch did not match.
-local BUCKETS, KEEP_MS = 12, 7 * 86400 * 1000
-local circuit, permits, index, version, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local op, name, jitter = ARGV[1], ARGV[2], tonumber(ARGV[4])
-local policy = {
-  consecutive = tonumber(ARGV[5]), ratio = tonumber(ARGV[6]), window = tonumber(ARGV[7]), minimum = tonumber(ARGV[8]),
-  open = tonumber(ARGV[9]), open_max = tonumber(ARGV[10]), jitter = tonumber(ARGV[11]),
-  permits = tonumber(ARGV[12]), passes = tonumber(ARGV[13]),
-}
+--   ARGV[5] policy: 13 numbers, see `rules` below (ratios; times in ms; window_calls and slow_ratio 0: off)
+--   record: ARGV[6] epoch, [7] worker, [8] successes, [9] slow ones of them, [10] failure 0|1, [11] it was a rate
+--           limit 0|1, [12] it was slow 0|1, [13] permit id or ""
+--   admit:  ARGV[6] permit id, [7] lease in ms
+--   order:  ARGV[6] epoch that must match or "", [7] action: reset | force-open | disable | metrics-only | auto,
+--           [8] for so many ms (0: until further notice), [9] reason that the circuit shows, [10] actor, [11] his words
+-- Reply: { granted 0|1, state, epoch, remaining ms (-1: no end), old state or "", reason, former policy or "" }
+--   record: granted 1 if the outcome counted.  order: granted 0 if the epoch did not match.
+local BUCKETS, KEEP_MS, AUDIT_LENGTH = 12, 7 * 86400 * 1000, 10000
+local FORCED = { forced_open = true, disabled = true, metrics_only = true }
+local FORCES = { ['force-open'] = 'forced_open', disable = 'disabled', ['metrics-only'] = 'metrics_only' }
+local circuit, permits, index, version, channel, audit = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local op, name, jitter, policy = ARGV[1], ARGV[2], tonumber(ARGV[4]), ARGV[5]
+local rules, numbers = {}, string.gmatch(policy, '%S+')
+for _, rule in ipairs({ 'consecutive', 'ratio', 'limited_ratio', 'slow_ratio', 'window', 'calls', 'minimum', 'open',
+  'open_max', 'jitter', 'permits', 'passes', 'ramp' }) do
+  rules[rule] = tonumber(numbers())
+end
 local now = tonumber(ARGV[3])
 if not now then
   local t = redis.call('TIME')
@@ -30,31 +34,43 @@ if not now then
 end
 
 local raw = redis.call('HMGET', circuit, 'state', 'epoch', 'until', 'opens', 'streak', 'streak_worker', 'streak_shared',
-  'feeder', 'shared_until', 'passed', 'window')
+  'feeder', 'shared_until', 'window', 'calls', 'policy')
 local state, epoch, until_ms, opens = raw[1] or 'closed', tonumber(raw[2] or 1), tonumber(raw[3] or 0), tonumber(raw[4] or 0)
-local old, why = '', ''
+local old, why, former = '', '', ''
 
 local function int(n) return string.format('%.0f', n) end
 
+local function remaining()
+  return until_ms == 0 and -1 or math.max(0, until_ms - now)
+end
+
 local function enter(new, reason, new_opens, new_until)
-  old, why, state, epoch, opens, until_ms = state, reason, new, epoch + 1, new_opens, new_until
+  if new ~= state then old, why = state, reason end
+  state, epoch, opens, until_ms = new, epoch + 1, new_opens, new_until
   redis.call('DEL', permits)
-  redis.call('HDEL', circuit, 'streak', 'streak_worker', 'streak_shared', 'passed', 'window')
+  redis.call('HDEL', circuit, 'streak', 'streak_worker', 'streak_shared', 'passed', 'window', 'calls')
   redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch), 'until', int(until_ms), 'opens', int(opens),
     'reason', reason, 'changed', int(now))
   redis.call('HSET', index, name, state .. ' ' .. int(epoch) .. ' ' .. int(until_ms))
   redis.call('INCR', version)
-  redis.call('PUBLISH', channel, name .. ' ' .. state .. ' ' .. int(epoch) .. ' ' .. int(math.max(0, until_ms - now)))
+  redis.call('PUBLISH', channel, name .. ' ' .. state .. ' ' .. int(epoch) .. ' ' .. int(remaining()))
 end
 
 local function open(reason)
-  local base = math.min(policy.open * 2 ^ math.min(opens, 40), policy.open_max)
-  enter('open', reason, opens + 1, now + math.floor(base * (1 + policy.jitter * jitter)))
+  local recovered = state == 'closed' and now >= until_ms
+  local times = recovered and 1 or opens + 1
+  local base = math.min(rules.open * 2 ^ math.min(times - 1, 40), rules.open_max)
+  enter('open', reason, times, now + math.floor(base * (1 + rules.jitter * jitter)))
+end
+
+local function automatic(reason)
+  enter(state == 'forced_open' and 'half_open' or 'closed', reason, 0, 0)
 end
 
 local function reply(granted)
-  redis.call('PEXPIRE', circuit, KEEP_MS)
-  return { granted, state, epoch, math.max(0, until_ms - now), old, why }
+  -- nobody touches a circuit that lets nothing pass: it must not be forgotten for being quiet
+  if FORCED[state] then redis.call('PERSIST', circuit) else redis.call('PEXPIRE', circuit, KEEP_MS) end
+  return { granted, state, epoch, remaining(), old, why, former }
 end
 
 if not raw[1] then
@@ -65,94 +81,129 @@ if not raw[1] then
   if known then
     epoch = tonumber(string.match(known, ' (%d+) ')) + 1
     redis.call('INCR', version)
-    redis.call('PUBLISH', channel, name .. ' closed ' .. int(epoch) .. ' 0')
+    redis.call('PUBLISH', channel, name .. ' closed ' .. int(epoch) .. ' -1')
   end
   redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch))
   redis.call('HSET', index, name, state .. ' ' .. int(epoch) .. ' 0')
 end
 
-if op == 'reset' then
-  if ARGV[14] ~= '' and tonumber(ARGV[14]) ~= epoch then return reply(0) end
-  enter('closed', ARGV[15], 0, 0)
-  if old == 'closed' then old, why = '', '' end -- its memory is new, its state is not: no transition
-  return reply(1)
+if op == 'order' then
+  local action, ttl, reason = ARGV[7], tonumber(ARGV[8]), ARGV[9]
+  local granted = (ARGV[6] == '' or tonumber(ARGV[6]) == epoch) and 1 or 0
+  if granted == 1 then
+    if action == 'reset' then
+      enter('closed', reason, 0, 0)
+    elseif FORCES[action] then
+      enter(FORCES[action], reason, opens, ttl > 0 and now + ttl or 0)
+    elseif FORCED[state] then
+      automatic(reason)
+    end
+  end
+  redis.call('XADD', audit, 'MAXLEN', '~', AUDIT_LENGTH, '*', 'action', action, 'circuit', name, 'actor', ARGV[10],
+    'reason', ARGV[11], 'ttl_s', ttl > 0 and tostring(ttl / 1000) or '', 'epoch', int(epoch), 'state', state,
+    'done', granted == 1 and 'true' or 'false')
+  return reply(granted)
 end
+
+if raw[12] ~= policy then
+  former = raw[12] or ''
+  redis.call('HSET', circuit, 'policy', policy)
+end
+if FORCED[state] and until_ms > 0 and now >= until_ms then automatic(state .. ' time is over') end
 
 if op == 'admit' then
   if state == 'open' and now >= until_ms then enter('half_open', 'open time is over', opens, 0) end
-  if state == 'closed' then return reply(1) end
-  if state == 'open' then return reply(0) end
+  if state ~= 'half_open' then return reply((state == 'open' or state == 'forced_open') and 0 or 1) end
   redis.call('ZREMRANGEBYSCORE', permits, '-inf', now)
-  if not redis.call('ZSCORE', permits, ARGV[14]) and redis.call('ZCARD', permits) >= policy.permits then return reply(0) end
-  redis.call('ZADD', permits, now + tonumber(ARGV[15]), ARGV[14])
+  if not redis.call('ZSCORE', permits, ARGV[6]) and redis.call('ZCARD', permits) >= rules.permits then return reply(0) end
+  redis.call('ZADD', permits, now + tonumber(ARGV[7]), ARGV[6])
   redis.call('PEXPIRE', permits, KEEP_MS)
   return reply(1)
 end
 
 -- record
-local worker, successes, failure, permit = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17]), ARGV[18]
-if tonumber(ARGV[14]) ~= epoch or state == 'open' then return reply(0) end
+local worker, successes, slow = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local failed, limited, slow_failure, permit = ARGV[10] == '1', ARGV[11] == '1', ARGV[12] == '1', ARGV[13]
+if old ~= '' or tonumber(ARGV[6]) ~= epoch then return reply(0) end -- of another epoch
 
 if state == 'half_open' then
   local expiry = redis.call('ZSCORE', permits, permit)
   if not expiry or tonumber(expiry) <= now then return reply(0) end
   redis.call('ZREM', permits, permit)
-  if failure == 1 then
-    open('a probe failed')
+  if failed then
+    open(limited and 'a probe was rate-limited' or 'a probe failed')
+  elseif slow > 0 and rules.slow_ratio > 0 then
+    open('a probe was slow')
   elseif successes > 0 then
     local passed = redis.call('HINCRBY', circuit, 'passed', 1)
-    if passed >= policy.passes then enter('closed', passed .. ' probes passed', 0, 0) end
+    if passed >= rules.passes then enter('closed', passed .. ' probes passed', opens, now + rules.ramp) end
   end
   return reply(1)
 end
+if state ~= 'closed' and state ~= 'metrics_only' then return reply(0) end
 
--- closed: the ring of buckets, "head s1 f1 s2 f2 ..."
-local width = math.max(1, math.floor(policy.window / BUCKETS))
-local bucket = math.floor(now / width)
-local ring, head = {}, 0
-for n in string.gmatch(raw[11] or '', '%d+') do ring[#ring + 1] = tonumber(n) end
-if #ring == 0 then
-  for i = 1, 1 + 2 * BUCKETS do ring[i] = 0 end
-end
-head = ring[1]
-if bucket < head - BUCKETS then -- the policy's window changed, and with it the buckets' numbers: start anew
-  for i = 2, 1 + 2 * BUCKETS do ring[i] = 0 end
-  head = bucket
-  ring[1] = bucket
-end
-if bucket > head then
-  for passed = head + 1, math.min(bucket, head + BUCKETS) do
-    local slot = 2 + 2 * (passed % BUCKETS)
-    ring[slot], ring[slot + 1] = 0, 0
+local good, bad, dragging, throttled = 0, 0, 0, 0
+if rules.calls == 0 then -- the ring of buckets, "head successes failures slow limited successes ..."
+  local bucket = math.floor(now / math.max(1, math.floor(rules.window / BUCKETS)))
+  local ring = {}
+  for n in string.gmatch(raw[10] or '', '%d+') do ring[#ring + 1] = tonumber(n) end
+  if #ring ~= 1 + 4 * BUCKETS or bucket < ring[1] - BUCKETS then -- new, or the policy's window changed: start anew
+    for i = 1, 1 + 4 * BUCKETS do ring[i] = 0 end
+    ring[1] = bucket
   end
-  head = bucket
-  ring[1] = bucket
+  local head = ring[1]
+  if bucket > head then
+    for passed = head + 1, math.min(bucket, head + BUCKETS) do
+      local slot = 2 + 4 * (passed % BUCKETS)
+      ring[slot], ring[slot + 1], ring[slot + 2], ring[slot + 3] = 0, 0, 0, 0
+    end
+    head = bucket
+    ring[1] = bucket
+  end
+  local slot = 2 + 4 * (head % BUCKETS)
+  ring[slot] = ring[slot] + successes
+  if failed and not limited then ring[slot + 1] = ring[slot + 1] + 1 end
+  ring[slot + 2] = ring[slot + 2] + slow + ((failed and slow_failure) and 1 or 0)
+  if failed and limited then ring[slot + 3] = ring[slot + 3] + 1 end
+  for i = 2, 1 + 4 * BUCKETS, 4 do
+    good, bad, dragging, throttled = good + ring[i], bad + ring[i + 1], dragging + ring[i + 2], throttled + ring[i + 3]
+  end
+  for i = 1, #ring do ring[i] = int(ring[i]) end
+  redis.call('HSET', circuit, 'window', table.concat(ring, ' '))
+  if raw[11] then redis.call('HDEL', circuit, 'calls') end
+else -- the last so many calls, a letter each
+  local letters = string.rep('s', slow) .. string.rep('.', successes - slow)
+  if failed then letters = letters .. (limited and (slow_failure and 'L' or 'l') or (slow_failure and 'X' or 'x')) end
+  local calls = string.sub((raw[11] or '') .. letters, -rules.calls)
+  local function count(pattern) return select(2, string.gsub(calls, pattern, '')) end
+  good, bad, dragging, throttled = count('[.s]'), count('[xX]'), count('[sXL]'), count('[lL]')
+  redis.call('HSET', circuit, 'calls', calls)
+  if raw[10] then redis.call('HDEL', circuit, 'window') end
 end
-local slot = 2 + 2 * (head % BUCKETS)
-ring[slot], ring[slot + 1] = ring[slot] + successes, ring[slot + 1] + failure
-local good, bad = 0, 0
-for i = 2, 1 + 2 * BUCKETS, 2 do
-  good, bad = good + ring[i], bad + ring[i + 1]
-end
-for i = 1, #ring do ring[i] = int(ring[i]) end
 
 local streak, first, shared = tonumber(raw[5] or 0), raw[6] or '', raw[7] == '1'
 local feeder, shared_until = raw[8] or '', tonumber(raw[9] or 0)
-if feeder ~= '' and feeder ~= worker then shared_until = now + policy.window end
+if feeder ~= '' and feeder ~= worker then shared_until = now + rules.window end
 if successes > 0 then streak, first, shared = 0, '', false end
-if failure == 1 then
+if failed and not limited then
   shared = shared or (streak > 0 and first ~= worker)
   if first == '' then first = worker end
   streak = streak + 1
 end
-redis.call('HSET', circuit, 'window', table.concat(ring, ' '), 'streak', streak, 'streak_worker', first,
-  'streak_shared', shared and '1' or '0', 'feeder', worker, 'shared_until', int(shared_until))
+redis.call('HSET', circuit, 'streak', streak, 'streak_worker', first, 'streak_shared', shared and '1' or '0',
+  'feeder', worker, 'shared_until', int(shared_until))
 
-if failure == 1 then
-  local calls = good + bad
-  if calls >= policy.minimum then
-    if bad >= policy.ratio * calls then open(bad .. ' of ' .. calls .. ' calls failed') end
-  elseif streak >= policy.consecutive and (shared or now >= shared_until) then
+if state == 'closed' and (failed or slow > 0) then
+  local calls = good + bad + throttled
+  if calls >= rules.minimum then
+    if bad >= rules.ratio * calls then
+      open(bad .. ' of ' .. calls .. ' calls failed')
+    elseif throttled >= rules.limited_ratio * calls then
+      open(throttled .. ' of ' .. calls .. ' calls were rate-limited')
+    elseif rules.slow_ratio > 0 and dragging >= rules.slow_ratio * calls then
+      open(dragging .. ' of ' .. calls .. ' calls were slow')
+    end
+  elseif streak >= rules.consecutive and (shared or now >= shared_until) then
     open(streak .. ' failures in a row')
   end
 end

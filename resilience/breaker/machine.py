@@ -1,7 +1,7 @@
 """The circuit's state machine as pure functions over a value. `circuit.lua` is its twin on the server.
 
 Time is an argument in milliseconds, randomness a number in [0, 1). Every transition raises `epoch`; an outcome
-admitted under another epoch is dropped. The window is a ring of buckets.
+admitted under another epoch is dropped.
 """
 
 from __future__ import annotations
@@ -10,47 +10,68 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from resilience.breaker.policy import BreakerPolicy
-
-BUCKETS = 12
+from resilience.breaker.window import (
+    FAILURE,
+    LIMITED,
+    SLOW_FAILURE,
+    SLOW_LIMITED,
+    SLOW_SUCCESS,
+    SUCCESS,
+    Ring,
+    Tally,
+    bucket_of,
+    last_calls,
+)
 
 
 class State(str, Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    """By an operator: nothing passes."""
+    DISABLED = "disabled"
+    """By an operator: everything passes, nothing is recorded."""
+    METRICS_ONLY = "metrics_only"
+    """By an operator: everything passes, everything is recorded, nothing opens it."""
 
+
+FORCED = frozenset({State.FORCED_OPEN, State.DISABLED, State.METRICS_ONLY})
+"""States that an operator sets; they end by his word or with their time."""
+
+
+class Action(str, Enum):
+    """What an operator can do to a circuit."""
+
+    RESET = "reset"
+    FORCE_OPEN = "force-open"
+    DISABLE = "disable"
+    METRICS_ONLY = "metrics-only"
+    AUTO = "auto"
+
+
+FORCES: dict[Action, State] = {
+    Action.FORCE_OPEN: State.FORCED_OPEN,
+    Action.DISABLE: State.DISABLED,
+    Action.METRICS_ONLY: State.METRICS_ONLY,
+}
 
 LEGAL: dict[State, frozenset[State]] = {
-    State.CLOSED: frozenset({State.OPEN}),
-    State.OPEN: frozenset({State.HALF_OPEN, State.CLOSED}),  # closed: an operator's reset
-    State.HALF_OPEN: frozenset({State.OPEN, State.CLOSED}),
+    State.CLOSED: frozenset({State.OPEN}) | FORCED,
+    State.OPEN: frozenset({State.HALF_OPEN, State.CLOSED}) | FORCED,  # closed: an operator's reset
+    State.HALF_OPEN: frozenset({State.OPEN, State.CLOSED}) | FORCED,
+    State.FORCED_OPEN: frozenset({State.HALF_OPEN, State.CLOSED, State.DISABLED, State.METRICS_ONLY}),
+    State.DISABLED: frozenset({State.CLOSED, State.FORCED_OPEN, State.METRICS_ONLY}),
+    State.METRICS_ONLY: frozenset({State.CLOSED, State.FORCED_OPEN, State.DISABLED}),
 }
 
 
 @dataclass(frozen=True)
-class Window:
-    """Successes and failures per bucket; `head` is the number (time // width) of the newest bucket."""
-
-    head: int = 0
-    successes: tuple[int, ...] = (0,) * BUCKETS
-    failures: tuple[int, ...] = (0,) * BUCKETS
-
-    def add(self, bucket: int, successes: int, failures: int) -> Window:
-        if bucket < self.head - BUCKETS:
-            # Not a clock that was set back a little: the policy's window changed, and with it the buckets' numbers.
-            return Window(bucket).add(bucket, successes, failures)
-        s, f = list(self.successes), list(self.failures)
-        head = max(bucket, self.head)  # time that goes backwards counts into the newest bucket
-        for passed in range(self.head + 1, min(head, self.head + BUCKETS) + 1):
-            s[passed % BUCKETS] = f[passed % BUCKETS] = 0
-        s[head % BUCKETS] += successes
-        f[head % BUCKETS] += failures
-        return Window(head, tuple(s), tuple(f))
-
-
-@dataclass(frozen=True)
 class Circuit:
-    """Everything a circuit remembers. `until_ms` is when an open circuit may be probed."""
+    """Everything a circuit remembers.
+
+    `until_ms` is when an open circuit may be probed, a forced state ends (0: never) or a closed one's ramp is over.
+    """
 
     state: State = State.CLOSED
     epoch: int = 1
@@ -62,7 +83,8 @@ class Circuit:
     feeder: str = ""
     shared_until_ms: int = 0
     probes_passed: int = 0
-    window: Window = field(default_factory=Window)
+    ring: Ring = field(default_factory=Ring)
+    calls: str = ""
     permits: tuple[tuple[str, int], ...] = ()
 
 
@@ -77,6 +99,7 @@ class Transition:
 class Outcome:
     """What a process reports: `successes` first, then at most one `failure`, seen by `worker` under `epoch`.
 
+    `slow` of the successes were slow. The failure was a rate limit if `limited`, and slow if `slow_failure`.
     `permit` is the id of a half-open permit, "" outside half-open.
     """
 
@@ -85,6 +108,26 @@ class Outcome:
     successes: int = 0
     failure: bool = False
     permit: str = ""
+    slow: int = 0
+    limited: bool = False
+    slow_failure: bool = False
+
+    def tally(self) -> Tally:
+        return Tally(
+            successes=self.successes,
+            failures=int(self.failure and not self.limited),
+            slow=self.slow + int(self.failure and self.slow_failure),
+            limited=int(self.failure and self.limited),
+        )
+
+    def letters(self) -> str:
+        """One letter per call, oldest first."""
+        letters = SLOW_SUCCESS * self.slow + SUCCESS * (self.successes - self.slow)
+        if not self.failure:
+            return letters
+        if self.limited:
+            return letters + (SLOW_LIMITED if self.slow_failure else LIMITED)
+        return letters + (SLOW_FAILURE if self.slow_failure else FAILURE)
 
 
 Step = tuple[Circuit, "Transition | None"]
@@ -92,14 +135,17 @@ Step = tuple[Circuit, "Transition | None"]
 
 def record(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: int, jitter: float) -> Step:
     """The circuit after an outcome, and the transition that it caused, if any."""
-    if outcome.epoch != circuit.epoch:
-        return circuit, None
+    circuit, ended = _forced_time_over(circuit, now_ms)
+    if ended is not None or outcome.epoch != circuit.epoch:
+        return circuit, ended
     if circuit.state is State.HALF_OPEN:
         return _record_probe(circuit, outcome, policy, now_ms, jitter)
-    if circuit.state is State.OPEN:
+    if circuit.state not in (State.CLOSED, State.METRICS_ONLY):
         return circuit, None
     circuit = _count(circuit, outcome, policy, now_ms)
-    reason = _why_open(circuit, policy, now_ms) if outcome.failure else ""
+    if circuit.state is State.METRICS_ONLY:
+        return circuit, None
+    reason = _why_open(circuit, outcome, policy, now_ms)
     return _open(circuit, reason, policy, now_ms, jitter) if reason else (circuit, None)
 
 
@@ -107,14 +153,12 @@ def admit(
     circuit: Circuit, permit: str, lease_ms: int, policy: BreakerPolicy, now_ms: int
 ) -> tuple[Circuit, bool, Transition | None]:
     """The circuit after a call asked to pass, whether it may, and the transition that this caused, if any."""
-    transition = None
+    circuit, transition = _forced_time_over(circuit, now_ms)
     if circuit.state is State.OPEN and now_ms >= circuit.until_ms:
         transition = Transition(State.OPEN, State.HALF_OPEN, "open time is over")
         circuit = _moved(circuit, State.HALF_OPEN)
-    if circuit.state is State.CLOSED:
-        return circuit, True, transition
-    if circuit.state is State.OPEN:
-        return circuit, False, transition
+    if circuit.state is not State.HALF_OPEN:
+        return circuit, circuit.state not in (State.OPEN, State.FORCED_OPEN), transition
     held = {name: expiry for name, expiry in circuit.permits if expiry > now_ms}
     granted = permit in held or len(held) < policy.half_open_permits
     if granted:
@@ -122,43 +166,80 @@ def admit(
     return replace(circuit, permits=tuple(held.items())), granted, transition
 
 
-def bucket_of(now_ms: int, policy: BreakerPolicy) -> int:
-    """The number of the window's bucket that a moment belongs to."""
-    return now_ms // max(1, policy.window_ms // BUCKETS)
+def obey(circuit: Circuit, action: Action, reason: str, ttl_ms: int, now_ms: int) -> Step:
+    """The circuit after an operator's word. A forced state lasts `ttl_ms`, with 0 until further notice.
+
+    RESET: closed, with an empty memory. AUTO: out of a forced state, as when its time is over.
+    Saying the same again is no transition, but the time begins anew and the epoch rises.
+    """
+    if action is Action.AUTO:
+        return _automatic(circuit, reason)
+    state = FORCES.get(action, State.CLOSED)
+    until = now_ms + ttl_ms if ttl_ms and state in FORCED else 0
+    opens = 0 if action is Action.RESET else circuit.opens
+    transition = Transition(circuit.state, state, reason) if circuit.state is not state else None
+    return replace(_moved(circuit, state), until_ms=until, opens=opens), transition
 
 
-def reset(circuit: Circuit, reason: str) -> Step:
-    """A closed circuit with an empty memory, by an operator's word."""
-    transition = Transition(circuit.state, State.CLOSED, reason) if circuit.state is not State.CLOSED else None
-    return replace(_moved(circuit, State.CLOSED), opens=0), transition
+def tally(circuit: Circuit, policy: BreakerPolicy) -> Tally:
+    """The calls in the circuit's window, of the kind that the policy asks for."""
+    return circuit.ring.total() if policy.window_calls is None else last_calls(circuit.calls)
+
+
+def _automatic(circuit: Circuit, reason: str) -> Step:
+    """Out of a forced state: probed first if nothing passed in it, else closed. Other states stay as they are."""
+    if circuit.state not in FORCED:
+        return circuit, None
+    new = State.HALF_OPEN if circuit.state is State.FORCED_OPEN else State.CLOSED
+    return replace(_moved(circuit, new), opens=0), Transition(circuit.state, new, reason)
+
+
+def _forced_time_over(circuit: Circuit, now_ms: int) -> Step:
+    if circuit.state in FORCED and 0 < circuit.until_ms <= now_ms:
+        return _automatic(circuit, f"{circuit.state.value} time is over")
+    return circuit, None
 
 
 def _count(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: int) -> Circuit:
-    window = circuit.window.add(bucket_of(now_ms, policy), outcome.successes, int(outcome.failure))
     shared_until = circuit.shared_until_ms
     if circuit.feeder and circuit.feeder != outcome.worker:
         shared_until = now_ms + policy.window_ms
     streak, first, shared = circuit.streak, circuit.streak_worker, circuit.streak_shared
     if outcome.successes:
         streak, first, shared = 0, "", False
-    if outcome.failure:
+    if outcome.failure and not outcome.limited:
         shared = shared or (streak > 0 and first != outcome.worker)
         first = first or outcome.worker
         streak += 1
+    if policy.window_calls is None:
+        ring, calls = circuit.ring.add(bucket_of(now_ms, policy.window_ms), outcome.tally()), ""
+    else:
+        ring, calls = Ring(), (circuit.calls + outcome.letters())[-policy.window_calls :]
     return replace(
-        circuit, window=window, feeder=outcome.worker, shared_until_ms=shared_until,
+        circuit, ring=ring, calls=calls, feeder=outcome.worker, shared_until_ms=shared_until,
         streak=streak, streak_worker=first, streak_shared=shared,
     )  # fmt: skip
 
 
-def _why_open(circuit: Circuit, policy: BreakerPolicy, now_ms: int) -> str:
-    failures = sum(circuit.window.failures)
-    calls = failures + sum(circuit.window.successes)
-    if calls >= policy.minimum_calls:
-        return f"{failures} of {calls} calls failed" if failures >= policy.failure_ratio * calls else ""
+def _why_open(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: int) -> str:
+    if not (outcome.failure or outcome.slow):
+        return ""
+    seen = tally(circuit, policy)
+    if seen.calls >= policy.minimum_calls:
+        return _which_ratio(seen, policy)
     enough_workers = circuit.streak_shared or now_ms >= circuit.shared_until_ms
     if circuit.streak >= policy.consecutive_failures and enough_workers:
         return f"{circuit.streak} failures in a row"
+    return ""
+
+
+def _which_ratio(seen: Tally, policy: BreakerPolicy) -> str:
+    if seen.failures >= policy.failure_ratio * seen.calls:
+        return f"{seen.failures} of {seen.calls} calls failed"
+    if seen.limited >= policy.rate_limit_ratio * seen.calls:
+        return f"{seen.limited} of {seen.calls} calls were rate-limited"
+    if policy.slow_call_s is not None and seen.slow >= policy.slow_ratio * seen.calls:
+        return f"{seen.slow} of {seen.calls} calls were slow"
     return ""
 
 
@@ -168,18 +249,23 @@ def _record_probe(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now
         return circuit, None  # no permit, or one that expired: somebody else may hold its place
     circuit = replace(circuit, permits=tuple(held.items()))
     if outcome.failure:
-        return _open(circuit, "a probe failed", policy, now_ms, jitter)
+        reason = "a probe was rate-limited" if outcome.limited else "a probe failed"
+        return _open(circuit, reason, policy, now_ms, jitter)
+    if outcome.slow and policy.slow_call_s is not None:
+        return _open(circuit, "a probe was slow", policy, now_ms, jitter)
     if not outcome.successes:
         return circuit, None
     passed = circuit.probes_passed + 1
     if passed >= policy.success_threshold:
-        reason = f"{passed} probes passed"
-        return replace(_moved(circuit, State.CLOSED), opens=0), Transition(State.HALF_OPEN, State.CLOSED, reason)
+        # how often it opened in a row is kept while the ramp lasts: what opens again so soon has not recovered
+        closed = replace(_moved(circuit, State.CLOSED), until_ms=now_ms + policy.ramp_ms)
+        return closed, Transition(State.HALF_OPEN, State.CLOSED, f"{passed} probes passed")
     return replace(circuit, probes_passed=passed), None
 
 
 def _open(circuit: Circuit, reason: str, policy: BreakerPolicy, now_ms: int, jitter: float) -> Step:
-    opens = circuit.opens + 1
+    recovered = circuit.state is State.CLOSED and now_ms >= circuit.until_ms
+    opens = 1 if recovered else circuit.opens + 1
     until = now_ms + policy.open_for_ms(opens, jitter)
     opened = replace(_moved(circuit, State.OPEN), opens=opens, until_ms=until)
     return opened, Transition(circuit.state, State.OPEN, reason)

@@ -2,49 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Protocol
 
+from resilience.breaker.policy import BreakerPolicy
 from resilience.errors.classify import classify
-from resilience.errors.taxonomy import CircuitOpenError
+from resilience.errors.taxonomy import MATRIX, CircuitOpenError, ErrorCategory, Row
 from signals.events import Result
 
-Settle = Callable[[str, int, str, Result], None]
-"""Takes circuit, epoch, permit id ("" outside half-open) and result."""
+Ending = Result | BaseException | None
+"""How a call ended: an exception, a Result, or None for success."""
+
+
+class Settler(Protocol):
+    """Takes circuit, epoch of the admission, half-open permit id or "", how the call ended, and seconds it took."""
+
+    def settle(self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None) -> None: ...
+
+    def settle_at_once(self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None) -> bool:
+        """Settle if that takes no I/O; False, and nothing done, if it would."""
 
 
 class Permit:
     """Leave to make one call. Settle it once; settling again does nothing."""
 
-    __slots__ = ("__weakref__", "_settle", "epoch", "id", "lease_s", "name", "renewed_at")
+    __slots__ = ("__weakref__", "_settler", "began", "epoch", "id", "lease_s", "name", "renewed_at")
 
-    def __init__(self, settle: Settle, name: str, epoch: int, permit_id: str = "", lease_s: float = 0.0) -> None:
-        self._settle: Settle | None = settle
+    def __init__(self, settler: Settler, name: str, epoch: int, permit_id: str = "", lease_s: float = 0.0) -> None:
+        self._settler: Settler | None = settler
         self.name = name
         self.epoch = epoch
         self.id = permit_id
         self.lease_s = lease_s
-        self.renewed_at = time.monotonic()
+        self.began = self.renewed_at = time.monotonic()
 
     @property
     def renewal_is_due(self) -> bool:
         """Whether an unsettled half-open permit has used a third of its lease."""
-        held = self._settle is not None and bool(self.id)
+        held = self._settler is not None and bool(self.id)
         return held and time.monotonic() - self.renewed_at >= self.lease_s / 3
 
-    def settle(self, result: Result | BaseException | None = None) -> None:
-        """Report how the call ended: an exception (classified here), a `Result`, or None for success. Never raises."""
-        settle, self._settle = self._settle, None
-        if settle is not None:
-            settle(self.name, self.epoch, self.id, as_result(result))
+    def settle(self, ending: Ending = None) -> None:
+        """Report how the call ended: an exception (classified here), a `Result`, or None for success.
+
+        Never raises; waits at most the store's timeout.
+        """
+        settler, self._settler = self._settler, None
+        if settler is not None:
+            settler.settle(self.name, self.epoch, self.id, ending, time.monotonic() - self.began)
+
+    async def settle_async(self, ending: Ending = None) -> None:
+        """The same for an event loop, which never waits for the store."""
+        settler, self._settler = self._settler, None
+        if settler is None:
+            return
+        told = (self.name, self.epoch, self.id, ending, time.monotonic() - self.began)
+        if not settler.settle_at_once(*told):
+            await asyncio.to_thread(settler.settle, *told)
 
 
-def as_result(result: Result | BaseException | None) -> Result:
+def as_result(
+    ending: Ending, policy: BreakerPolicy | None = None, matrix: Mapping[ErrorCategory, Row] = MATRIX
+) -> Result:
     """What a circuit records for an outcome: only categories that count are failures; the rest says nothing."""
-    if result is None:
+    if ending is None:
         return Result.SUCCESS
-    if isinstance(result, Result):
-        return result
-    if isinstance(result, CircuitOpenError):
+    if isinstance(ending, Result):
+        return ending
+    if isinstance(ending, CircuitOpenError) or not isinstance(ending, Exception):
         return Result.NOTHING
-    return Result.FAILURE if classify(result).row.counts else Result.NOTHING
+    category = classify(ending).category
+    if not (policy or BreakerPolicy()).counts(category, matrix[category]):
+        return Result.NOTHING
+    return Result.LIMITED if category is ErrorCategory.RATE_LIMIT else Result.FAILURE

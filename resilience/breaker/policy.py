@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from resilience.errors.taxonomy import ErrorCategory, Row
 
 _NAME = re.compile(r"[\w.:/@+-]{1,200}", re.ASCII)
 
@@ -22,7 +24,8 @@ class BreakerPolicy(BaseModel):
     """Thresholds and times of one circuit. Times are seconds.
 
     It opens after `consecutive_failures` while the window holds fewer than `minimum_calls` (from two workers, when
-    two or more feed the circuit), or when the window's failure ratio reaches `failure_ratio`.
+    two or more feed the circuit), or when the window's share of failed, slow or rate-limited calls reaches its ratio.
+    The window holds the calls of the last `window_s`, or, with `window_calls`, the last so many calls.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,9 +36,19 @@ class BreakerPolicy(BaseModel):
     failure_ratio: float = Field(
         default=0.5, gt=0, le=1, description="Share of failed calls in the window that opens it."
     )
+    rate_limit_ratio: float = Field(
+        default=0.9, gt=0, le=1, description="Share of rate-limited calls in the window that opens it."
+    )
+    slow_call_s: float | None = Field(
+        default=None, gt=0, le=86_400, description="A call that takes longer is slow; None: no call is."
+    )
+    slow_ratio: float = Field(default=0.8, gt=0, le=1, description="Share of slow calls in the window that opens it.")
     window_s: float = Field(default=60.0, ge=0.1, le=86_400, description="Length of the window.")
+    window_calls: int | None = Field(
+        default=None, ge=1, le=1_000, description="The window holds the last so many calls, however old."
+    )
     minimum_calls: int = Field(
-        default=20, ge=1, le=1_000_000, description="Calls in the window from which on the ratio counts."
+        default=20, ge=1, le=1_000_000, description="Calls in the window from which on the ratios count."
     )
     open_s: float = Field(
         default=60.0,
@@ -52,6 +65,25 @@ class BreakerPolicy(BaseModel):
     permit_lease_s: float = Field(
         default=60.0, gt=0, le=86_400, description="A probe that nobody settles gives its place back after so long."
     )
+    ramp_s: float = Field(
+        default=10.0, ge=0, le=3_600, description="After probes closed it, traffic grows from none to all in so long."
+    )
+    record: frozenset[ErrorCategory] = Field(
+        default=frozenset(), description="Error categories that count here although by the matrix they do not."
+    )
+    ignore: frozenset[ErrorCategory] = Field(
+        default=frozenset(), description="Error categories that do not count here."
+    )
+
+    @field_validator("record")
+    @classmethod
+    def _mistakes_never_count(cls, value: frozenset[ErrorCategory]) -> frozenset[ErrorCategory]:
+        if ErrorCategory.PYTHON in value:
+            raise ValueError(
+                "python_error is a mistake in code and says nothing about a dependency; "
+                "where an exception does, give it a category with a @rule"
+            )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> BreakerPolicy:
@@ -59,7 +91,22 @@ class BreakerPolicy(BaseModel):
             raise ValueError(
                 f"open_max_s {self.open_max_s:g} is below open_s {self.open_s:g}: it must be at least that"
             )
+        if self.window_calls is not None and self.window_calls < self.minimum_calls:
+            raise ValueError(
+                f"window_calls {self.window_calls} is below minimum_calls {self.minimum_calls}: "
+                "no ratio would ever count; it must be at least that"
+            )
+        both = sorted(category.value for category in self.record & self.ignore)
+        if both:
+            raise ValueError(f"{both[0]} is in record and in ignore: it can be in one of them")
         return self
+
+    def counts(self, category: ErrorCategory, row: Row) -> bool:
+        """Whether a failure of this category, with this row of the matrix, is recorded by the circuit."""
+        return category in self.record or (row.counts and category not in self.ignore)
+
+    def is_slow(self, runtime_s: float) -> bool:
+        return self.slow_call_s is not None and runtime_s > self.slow_call_s
 
     @property
     def window_ms(self) -> int:
@@ -72,6 +119,10 @@ class BreakerPolicy(BaseModel):
     @property
     def open_max_ms(self) -> int:
         return whole_ms(self.open_max_s)
+
+    @property
+    def ramp_ms(self) -> int:
+        return round(self.ramp_s * 1000)
 
     def open_for_ms(self, opens: int, jitter: float) -> int:
         """How long the `opens`-th opening in a row lasts (1-based); `jitter` is a random number in [0, 1).

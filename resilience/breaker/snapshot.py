@@ -5,28 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resilience.breaker import machine
-from resilience.breaker.machine import State, Window
+from resilience.breaker.machine import FORCED, State
 from resilience.breaker.policy import BreakerPolicy
+from resilience.breaker.window import Ring, Tally, bucket_of, last_calls
 
 
 def snapshot_of(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -> dict[str, Any]:
-    """state, epoch, calls and failures in the window, and why and since when it is so. Times in seconds."""
-    numbers = [int(n) for n in fields.get("window", "").split()]
-    window = Window(numbers[0], tuple(numbers[1::2]), tuple(numbers[2::2])) if numbers else Window()
-    window = window.add(machine.bucket_of(now_ms, policy), 0, 0)  # what is older than the window is forgotten
-    successes, failures = sum(window.successes), sum(window.failures)
-    calls = successes + failures
+    """state, epoch, calls of the window by how they ended, and why and since when it is so. Times in seconds.
+
+    `probe_in_s`: until an open circuit may be probed. `forced_for_s`: until a forced state ends, None without end.
+    `ramp_s`: until a closed circuit lets all traffic pass again. `opens`: openings in a row.
+    """
+    state = fields.get("state", State.CLOSED.value)
+    until_ms = int(fields.get("until", 0))
+    left_s = round(max(0, until_ms - now_ms) / 1000, 1)
+    seen = _tally(fields, now_ms, policy)
     return {
-        "state": fields.get("state", State.CLOSED.value),
+        "state": state,
         "epoch": int(fields.get("epoch", 1)),
-        "calls": calls,
-        "failures": failures,
-        "failure_ratio": round(failures / calls, 3) if calls else 0.0,
+        "calls": seen.calls,
+        "failures": seen.failures,
+        "failure_ratio": round(seen.failures / seen.calls, 3) if seen.calls else 0.0,
+        "rate_limited": seen.limited,
+        "slow": seen.slow,
         "streak": int(fields.get("streak", 0)),
-        "opens": int(fields.get("opens", 0)),
-        "probe_in_s": round(max(0, int(fields.get("until", 0)) - now_ms) / 1000, 1),
+        "opens": 0 if state == State.CLOSED.value and until_ms <= now_ms else int(fields.get("opens", 0)),
+        "probe_in_s": left_s if state == State.OPEN.value else 0.0,
+        "ramp_s": left_s if state == State.CLOSED.value else 0.0,
+        "forced_for_s": left_s if state in {forced.value for forced in FORCED} and until_ms else None,
         "probes": int(fields.get("held", 0)),
+        "probes_passed": int(fields.get("passed", 0)),
         "reason": fields.get("reason", ""),
         "changed_s_ago": round((now_ms - int(fields["changed"])) / 1000, 1) if "changed" in fields else None,
     }
+
+
+def _tally(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -> Tally:
+    if "calls" in fields:
+        return last_calls(fields["calls"])
+    ring = Ring.read(fields.get("window", ""))
+    return ring.add(bucket_of(now_ms, policy.window_ms), Tally()).total()  # what is older than the window is forgotten

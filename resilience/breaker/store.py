@@ -1,37 +1,37 @@
 """Circuits in Redis: thin calls of `circuit.lua`, the index that views are fed from, the audit stream.
 
-Every method is one round trip, raises `redis.RedisError` or `OSError` when Redis is away, and never retries.
+Every method is one round trip and raises one of STORE_ERRORS when Redis is away.
 """
 
 from __future__ import annotations
 
-# A process's first connection imports these two; a fork in the middle of that would lock the child out for ever.
-import email.parser  # noqa: F401  for its presence alone
-import encodings.idna  # noqa: F401  the same
-import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from resilience import lua
-from resilience.breaker.machine import Outcome, State
+from resilience.breaker.machine import Action, Outcome, State
 from resilience.breaker.policy import BreakerPolicy, whole_ms
+from resilience.shared_redis import SharedRedis
 
-STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
-AUDIT_LENGTH = 10_000
+NO_END = -1
+"""`remaining_ms` of a state that no clock ends."""
+
+_SCRIPT = "circuit.lua"
 
 logger = logging.getLogger("celeriac")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a script call answers. `old` is set when the call made a transition."""
+    """What a script call answers. `old` is set when the call made a transition.
+
+    `remaining_ms`: until an open circuit may be probed, a forced state ends, a ramp is over; NO_END for none of it.
+    `former_policy`: the numbers that the circuit had been used with, when this call came with others; else "".
+    """
 
     granted: bool
     state: State
@@ -39,6 +39,7 @@ class Reply:
     remaining_ms: int
     old: State | None
     reason: str
+    former_policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,61 +49,64 @@ class IndexEntry:
     remaining_ms: int
 
 
-def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client that waits at most `timeout_s` for anything and never retries by itself."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
+@dataclass(frozen=True)
+class Order:
+    """An operator's word: what, who, why; only at `epoch`, if one is given; a forced state ends after `ttl_s`."""
+
+    action: Action
+    actor: str
+    reason: str
+    epoch: int | None = None
+    ttl_s: float | None = None
+
+    def cleaned(self, clean: Callable[[str], str]) -> Order:
+        """One line each, without what `clean` takes out, and bounded: everybody can read the audit."""
+        actor, reason = (
+            " ".join(clean(str(text)).split())[:limit] for text, limit in ((self.actor, 100), (self.reason, 200))
+        )
+        if not actor or not reason:
+            raise ValueError(f"{self.action.value} needs an actor and a reason: who does it, and why")
+        return replace(self, actor=actor, reason=reason)
+
+    @property
+    def shown(self) -> str:
+        """Why the circuit is in its state, as everybody sees it."""
+        return f"{self.action.value} by {self.actor}: {self.reason}"
 
 
 class CircuitStore:
     """The shared state of all circuits of one namespace."""
 
-    def __init__(self, client: redis.Redis, namespace: str) -> None:
-        prefix = f"{namespace}:v1"
-        self._client = client
-        self._prefix = prefix
+    def __init__(self, shared: SharedRedis) -> None:
+        self._shared = shared
+        shared.load(__package__, _SCRIPT)
+        prefix = shared.prefix
         self._index, self._version = f"{prefix}:circuits", f"{prefix}:circuits:version"
         self._audit = f"{prefix}:audit"
         self.channel = f"{prefix}:circuits"
-        self._source = lua.source(__package__, "circuit.lua")
-        self._script = client.register_script(self._source)
 
-    def reconnect_in_child(self) -> None:
-        """After a fork: connections of the child's own, without touching the inherited pool.
-
-        redis-py resets that pool under its lock, which a thread of the parent may have held at the fork; in the child
-        that thread does not exist, and the first command would wait for it for ever.
-        """
-        inherited = self._client.connection_pool
-        pool = redis.ConnectionPool(
-            inherited.connection_class, inherited.max_connections, **inherited.connection_kwargs
-        )
-        self._client = redis.Redis(connection_pool=pool)
-        self._script = self._client.register_script(self._source)
+    @property
+    def _client(self) -> redis.Redis:
+        return self._shared.client
 
     def record(
         self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float, now_ms: int | None = None
     ) -> Reply:
-        args = [outcome.epoch, outcome.worker, outcome.successes, int(outcome.failure), outcome.permit]
+        args = [
+            outcome.epoch, outcome.worker, outcome.successes, outcome.slow,
+            int(outcome.failure), int(outcome.limited), int(outcome.slow_failure), outcome.permit,
+        ]  # fmt: skip
         return self._call("record", name, policy, jitter, now_ms, args)
 
     def admit(self, name: str, policy: BreakerPolicy, permit: str, lease_s: float, now_ms: int | None = None) -> Reply:
         return self._call("admit", name, policy, 0.0, now_ms, [permit, whole_ms(lease_s)])
 
-    def reset(
-        self, name: str, policy: BreakerPolicy, reason: str, epoch: int | None, now_ms: int | None = None
-    ) -> Reply:
-        return self._call("reset", name, policy, 0.0, now_ms, ["" if epoch is None else epoch, reason])
-
-    def audit(self, entry: dict[str, Any]) -> None:
-        """Append an operator's action; the stream keeps about the last 10,000."""
-        fields = {key: value if isinstance(value, str) else json.dumps(value) for key, value in entry.items()}
-        self._client.xadd(self._audit, cast("Any", fields), maxlen=AUDIT_LENGTH, approximate=True)
+    def order(self, name: str, policy: BreakerPolicy, order: Order, now_ms: int | None = None) -> Reply:
+        """Do what an operator says and write it into the audit, both or neither."""
+        ttl_ms = 0 if order.ttl_s is None else whole_ms(order.ttl_s)
+        epoch = "" if order.epoch is None else order.epoch
+        args = [epoch, order.action.value, ttl_ms, order.shown, order.actor, order.reason]
+        return self._call("order", name, policy, 0.0, now_ms, args)
 
     def audit_entries(self, count: int) -> list[dict[str, str]]:
         """The newest `count` operator actions, newest first, each with the stream id as `id`."""
@@ -144,25 +148,26 @@ class CircuitStore:
         subscription.subscribe(self.channel)
         return subscription
 
-    def close(self) -> None:
-        self._client.close()
+    def knock(self) -> None:
+        """Raise unless Redis takes writes: one that only answers questions, as a replica does, is away too."""
+        self._client.set(f"{self._shared.prefix}:knock", 1, px=1000)
 
     def _call(
         self, op: str, name: str, policy: BreakerPolicy, jitter: float, now_ms: int | None, args: list[Any]
     ) -> Reply:
-        keys = [self._key(name), self._permits(name), self._index, self._version, self.channel]
+        keys = [self._key(name), self._permits(name), self._index, self._version, self.channel, self._audit]
         now = "" if now_ms is None else now_ms
-        row = self._script(keys=keys, args=[op, name, now, jitter, *_policy_args(policy), *args])
-        granted, state, epoch, remaining, old, reason = cast("list[Any]", row)
+        row = self._shared.run(_SCRIPT, keys, [op, name, now, jitter, numbers_of(policy), *args])
+        granted, state, epoch, remaining, old, reason, former = cast("list[Any]", row)
         return Reply(
-            bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason)
+            bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason), former
         )
 
     def _key(self, name: str) -> str:
-        return f"{self._prefix}:circuit:{name}"
+        return f"{self._shared.prefix}:circuit:{name}"
 
     def _permits(self, name: str) -> str:
-        return f"{self._prefix}:permits:{name}"
+        return f"{self._shared.prefix}:permits:{name}"
 
 
 def parse_push(text: str) -> tuple[str, IndexEntry]:
@@ -184,7 +189,8 @@ def _entry(text: str, now_ms: int) -> IndexEntry | None:
     """A row of the index; None for one that is mangled."""
     try:
         state, epoch, until_ms = text.split(" ")
-        return IndexEntry(_state(state), int(epoch), max(0, int(until_ms) - now_ms))
+        until = int(until_ms)
+        return IndexEntry(_state(state), int(epoch), max(0, until - now_ms) if until else NO_END)
     except ValueError:
         _say_once(f"row {text!r} of the circuits' index is not understood")
         return None
@@ -204,15 +210,17 @@ def _say_once(sentence: str) -> None:
     logger.warning("celeriac: %s", sentence)
 
 
-def _policy_args(policy: BreakerPolicy) -> list[Any]:
-    return [
-        policy.consecutive_failures,
-        policy.failure_ratio,
-        policy.window_ms,
-        policy.minimum_calls,
-        policy.open_ms,
-        policy.open_max_ms,
-        policy.jitter,
-        policy.half_open_permits,
-        policy.success_threshold,
-    ]
+NUMBERS = (
+    "consecutive_failures", "failure_ratio", "rate_limit_ratio", "slow_ratio", "window_ms", "window_calls",
+    "minimum_calls", "open_ms", "open_max_ms", "jitter", "half_open_permits", "success_threshold", "ramp_ms",
+)  # fmt: skip
+"""The rules of a policy in the order in which the script reads them."""
+
+
+@lru_cache(maxsize=1_000)
+def numbers_of(policy: BreakerPolicy) -> str:
+    """A policy as the script reads it; 0 for what is off. What only this process needs is not part of it."""
+    values = {name: getattr(policy, name) or 0 for name in NUMBERS}
+    if policy.slow_call_s is None:
+        values["slow_ratio"] = 0
+    return " ".join(str(values[name]) for name in NUMBERS)

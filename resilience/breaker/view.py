@@ -5,25 +5,63 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from enum import Enum
 
 from resilience.breaker.machine import State
-from resilience.breaker.store import IndexEntry
+from resilience.breaker.store import NO_END, IndexEntry
 
 PASSES_EVERY_S = 1.0
 
 
+class Stance(Enum):
+    """What a view alone says about a call."""
+
+    PASS = "pass"  # noqa: S105  no password
+    """Admit and record it."""
+    RAMP = "ramp"
+    """Closed since a moment: admit a growing share."""
+    UNRECORDED = "unrecorded"
+    """Admit it; its outcome does not count."""
+    REFUSE = "refuse"
+    ASK = "ask"
+    """Only the store can say: a probe, or a state whose time is over."""
+
+
+_UNTIL_ITS_END = {
+    State.OPEN: Stance.REFUSE,
+    State.FORCED_OPEN: Stance.REFUSE,
+    State.DISABLED: Stance.UNRECORDED,
+    State.METRICS_ONLY: Stance.PASS,
+}
+SILENT = frozenset({State.OPEN, State.FORCED_OPEN, State.DISABLED})
+"""States in which an outcome changes nothing, so that it need not be reported."""
+
+
 @dataclass(frozen=True)
 class View:
-    """What this process believes of a circuit; `probe_at` is on this process's monotonic clock."""
+    """What this process believes of a circuit; `ends_at` is on this process's monotonic clock, None: no end."""
 
     state: State
     epoch: int
-    probe_at: float = 0.0
+    ends_at: float | None = None
 
     @property
-    def probe_in_s(self) -> float:
-        """Seconds until an open circuit may be probed; 0 when it may be now, or is not open."""
-        return max(0.0, self.probe_at - time.monotonic()) if self.state is State.OPEN else 0.0
+    def free(self) -> bool:
+        """Closed, and no ramp to look after: the path of nearly every call."""
+        return self.state is State.CLOSED and self.ends_at is None
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the state or its ramp ends; 0 when that is over, or has no end."""
+        return max(0.0, self.ends_at - time.monotonic()) if self.ends_at is not None else 0.0
+
+    def stance(self) -> Stance:
+        over = self.ends_at is not None and time.monotonic() >= self.ends_at
+        if self.state is State.CLOSED:
+            return Stance.PASS if over or self.ends_at is None else Stance.RAMP
+        if over:
+            return Stance.ASK
+        return _UNTIL_ITS_END.get(self.state, Stance.ASK)
 
 
 class Views:
@@ -59,7 +97,7 @@ class Views:
                 self._see(name, entry)
 
     def take_pass(self, name: str, limit: int) -> bool:
-        """One of `limit` passes a second for a circuit near half-open; a new state starts anew."""
+        """One of `limit` passes a second for a circuit that lets only some calls through; a new state starts anew."""
         now = time.monotonic()
         with self._lock:
             since, count = self._passes.get(name, (now, 0))
@@ -76,4 +114,7 @@ class Views:
 
 
 def _view(entry: IndexEntry) -> View:
-    return View(entry.state, entry.epoch, time.monotonic() + entry.remaining_ms / 1000)
+    ends_at = None if entry.remaining_ms == NO_END else time.monotonic() + entry.remaining_ms / 1000
+    if entry.state is State.CLOSED and entry.remaining_ms == 0:
+        ends_at = None  # a ramp that is over is none
+    return View(entry.state, entry.epoch, ends_at)

@@ -96,10 +96,10 @@ class PermanentError(PoolError):
 
 
 class CircuitOpenError(PoolError):
-    """The circuit lets no call through now.
+    """The circuit lets this call not through now.
 
-    Attributes: `name` of the circuit, its `state`, and `retry_after_s`, seconds until a probe may pass
-    (0 while probes are under way).
+    Attributes: `name` of the circuit; `state`: open, half_open, forced_open, or ramping (closed a moment ago, traffic
+    grows again); `retry_after_s`: seconds until it is worth asking again (0 while probes are under way).
     """
 
     def __init__(self, name: str, state: str = "open", retry_after_s: float = 0.0) -> None:
@@ -109,5 +109,13 @@ class CircuitOpenError(PoolError):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
-        when = f"a probe may pass in {self.retry_after_s:.1f} s" if self.retry_after_s > 0 else "probes are under way"
+        match self.state:
+            case "forced_open":
+                when = "an operator keeps it open, `celery -A <app> breaker show` says who and why"
+            case "ramping":
+                when = f"it closed a moment ago and lets in a growing share of calls for {self.retry_after_s:.1f} s"
+            case _ if self.retry_after_s > 0:
+                when = f"a probe may pass in {self.retry_after_s:.1f} s"
+            case _:
+                when = "probes are under way"
         return f"circuit {self.name} is {self.state}: {when}"

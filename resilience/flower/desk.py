@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from resilience.breaker.guard import Breakers
-from resilience.breaker.store import STORE_ERRORS
+from resilience.shared_redis import STORE_ERRORS
 from signals.redact import describe, redact
 
 # Each question to Redis is bounded by store_timeout_s; this bounds what that cannot, such as a name server.

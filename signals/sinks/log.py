@@ -7,6 +7,7 @@ import logging
 from signals.events import (
     CircuitChanged,
     Event,
+    PolicyConflict,
     RetryDecided,
     StoreAway,
     StoreBack,
@@ -28,8 +29,10 @@ def log_sink(event: Event) -> None:
 def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
     match event:
         case CircuitChanged(name=name, old=old, new=new, reason=reason, open_s=open_s):
-            wait = f" for {open_s:.1f} s" if new == "open" else ""
+            wait = f" for {open_s:.1f} s" if new == "open" or (open_s > 0 and new != "closed") else ""
             return logging.WARNING, f"circuit {name}: {old} -> {new}{wait} ({reason})"
+        case PolicyConflict(name=name, difference=difference):
+            return logging.WARNING, f"circuit {name} is used with two policies, the newer wins: {difference}"
         case StoreAway(error=error):
             return logging.ERROR, f"breaker store away ({error}): each process now counts for itself"
         case StoreBack(away_s=away_s):

@@ -16,23 +16,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from resilience.breaker import machine
-from resilience.breaker.machine import Circuit, Outcome, State, Transition
+from resilience.breaker.machine import Action, Circuit, Outcome, State, Transition
 from resilience.breaker.policy import BreakerPolicy
-from resilience.breaker.store import CircuitStore, Reply
+from resilience.breaker.store import NO_END, CircuitStore, Order, Reply, numbers_of
+from resilience.breaker.window import Ring
 from resilience.local.redis_server import RedisServer
+from resilience.shared_redis import SharedRedis
 
 _WORKERS = st.sampled_from(["w1", "w2", "w3"])
 _PERMITS = st.sampled_from(["p1", "p2", "p3", "p4"])
 _RESULTS = st.sampled_from(["success", "success", "failure", "neutral"])
 _JITTER = st.floats(0, 1, exclude_max=True)
 _POLICIES = st.builds(
-    lambda row, share, open_s, times, window_s, ratio: BreakerPolicy(
-        consecutive_failures=row[0], failure_ratio=ratio, window_s=window_s, minimum_calls=row[1], open_s=open_s,
-        open_max_s=open_s * times, jitter=share, half_open_permits=row[2], success_threshold=row[3],
+    lambda row, share, open_s, times, window_s, ratios, slow_call_s, more_calls, ramp_s: BreakerPolicy(
+        consecutive_failures=row[0], failure_ratio=ratios[0], rate_limit_ratio=ratios[1], slow_ratio=ratios[2],
+        slow_call_s=slow_call_s, window_s=window_s, window_calls=None if more_calls is None else row[1] + more_calls,
+        minimum_calls=row[1], open_s=open_s, open_max_s=open_s * times, jitter=share, half_open_permits=row[2],
+        success_threshold=row[3], ramp_s=ramp_s,
     ),
     st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)),
-    st.floats(0, 1), st.floats(0.001, 5), st.floats(1, 9), st.floats(0.1, 7), st.floats(0.01, 1),
+    st.floats(0, 1), st.floats(0.001, 5), st.floats(1, 9), st.floats(0.1, 7), st.tuples(*[st.floats(0.01, 1)] * 3),
+    st.sampled_from([None, 1.0]), st.sampled_from([None, None, 0, 3]), st.sampled_from([0.0, 0.5, 3.0]),
 )  # fmt: skip
+_ACTIONS = st.sampled_from(Action)
 
 
 class Twins(RuleBasedStateMachine):
@@ -43,10 +49,11 @@ class Twins(RuleBasedStateMachine):
 
     @initialize(policy=_POLICIES, start_ms=st.integers(0, 2_000_000_000_000))
     def begin(self, policy: BreakerPolicy, start_ms: int) -> None:
-        self.store = CircuitStore(self.client, "parity")
+        self.store = CircuitStore(SharedRedis(self.client, "parity"))
         self.name = f"circuit{next(self.numbers)}"
         self.policy, self.now = policy, start_ms
         self.circuit = Circuit()
+        self.used_policy = ""
 
     @rule(policy=_POLICIES)
     def change_policy(self, policy: BreakerPolicy) -> None:
@@ -56,9 +63,9 @@ class Twins(RuleBasedStateMachine):
     def wait(self, step: int) -> None:
         self.now = max(0, self.now + step)
 
-    @precondition(lambda self: self.circuit.state is State.OPEN)
+    @precondition(lambda self: self.circuit.until_ms)
     @rule(short_by=st.integers(0, 1))
-    def wait_until_it_may_be_probed(self, short_by: int) -> None:
+    def wait_until_it_may_be_probed_or_its_state_or_ramp_ends(self, short_by: int) -> None:
         self.now = self.circuit.until_ms - short_by
 
     @precondition(lambda self: self.circuit.permits)
@@ -71,9 +78,20 @@ class Twins(RuleBasedStateMachine):
         else:
             self._admit("newcomer", 1_000)
 
-    @rule(worker=_WORKERS, successes=st.integers(0, 6), failure=st.booleans(), jitter=_JITTER)
-    def record(self, worker: str, successes: int, failure: bool, jitter: float) -> None:
-        self._record(Outcome(self.circuit.epoch, worker, successes, failure), jitter)
+    @rule(
+        worker=_WORKERS, successes=st.integers(0, 6), failure=st.booleans(), jitter=_JITTER,
+        slow=st.integers(0, 6), limited=st.booleans(), slow_failure=st.booleans(),
+    )  # fmt: skip
+    def record(
+        self, worker: str, successes: int, failure: bool, jitter: float, slow: int, limited: bool, slow_failure: bool
+    ) -> None:
+        slow = min(slow, successes)
+        self._record(Outcome(self.circuit.epoch, worker, successes, failure, "", slow, limited, slow_failure), jitter)
+
+    @rule(worker=_WORKERS, jitter=_JITTER, times=st.integers(1, 9))
+    def be_limited_in_a_row(self, worker: str, jitter: float, times: int) -> None:
+        for _ in range(times):
+            self._record(Outcome(self.circuit.epoch, worker, failure=True, limited=True), jitter)
 
     @rule(worker=_WORKERS, jitter=_JITTER, times=st.integers(1, 5))
     def fail_in_a_row(self, worker: str, jitter: float, times: int) -> None:
@@ -117,14 +135,19 @@ class Twins(RuleBasedStateMachine):
         reply = self.store.admit(self.name, self.policy, permit, lease_ms / 1000, now_ms=self.now)
         self._compare(reply, granted, transition)
 
-    @rule(off=st.sampled_from([None, 0, 0, 1, -1]))
-    def reset(self, off: int | None) -> None:
+    @rule(
+        action=_ACTIONS,
+        off=st.sampled_from([None, 0, 0, 1, -1]),
+        ttl_ms=st.one_of(st.sampled_from([None, 1, 5_000]), st.integers(1, 9_000)),
+    )
+    def an_operator_acts(self, action: Action, off: int | None, ttl_ms: int | None) -> None:
         asked = None if off is None else self.circuit.epoch + off
+        order = Order(action, "ann", "why", asked, None if ttl_ms is None else ttl_ms / 1000)
         transition = None
         if not off:
-            self.circuit, transition = machine.reset(self.circuit, "reset by ann")
-        reply = self.store.reset(self.name, self.policy, "reset by ann", asked, now_ms=self.now)
-        self._compare(reply, not off, transition)
+            self.circuit, transition = machine.obey(self.circuit, action, order.shown, ttl_ms or 0, self.now)
+        reply = self.store.order(self.name, self.policy, order, now_ms=self.now)
+        self._compare(reply, not off, transition, with_policy=False)
 
     def _settle(self, worker: str, permit: str, result: str, jitter: float) -> None:
         outcome = Outcome(self.circuit.epoch, worker, int(result == "success"), result == "failure", permit)
@@ -134,21 +157,28 @@ class Twins(RuleBasedStateMachine):
         before = self.circuit
         self.circuit, transition = machine.record(before, outcome, self.policy, self.now, jitter)
         reply = self.store.record(self.name, self.policy, outcome, jitter, now_ms=self.now)
-        self._compare(reply, self.circuit is not before, transition)
+        counted = self.circuit is not before and not self._time_was_over(before)
+        self._compare(reply, counted, transition)
 
-    def _compare(self, reply: Reply, granted: bool, transition: Transition | None) -> None:
+    def _time_was_over(self, before: Circuit) -> bool:
+        """A forced state ended with this call: the outcome was admitted under another epoch."""
+        return before.state in machine.FORCED and 0 < before.until_ms <= self.now
+
+    def _compare(self, reply: Reply, granted: bool, transition: Transition | None, with_policy: bool = True) -> None:
+        used = numbers_of(self.policy) if with_policy else self.used_policy
         assert reply == Reply(
             granted=granted,
             state=self.circuit.state,
             epoch=self.circuit.epoch,
-            remaining_ms=max(0, self.circuit.until_ms - self.now),
+            remaining_ms=max(0, self.circuit.until_ms - self.now) if self.circuit.until_ms else NO_END,
             old=transition.old if transition else None,
             reason=transition.reason if transition else "",
+            former_policy=self.used_policy if used != self.used_policy else "",
         )
+        self.used_policy = used
         row = self.store.describe([self.name], self.now)[self.name]
-        window = [int(n) for n in row.get("window", "0").split()]
-        assert sum(window[1::2]) == sum(self.circuit.window.successes)
-        assert sum(window[2::2]) == sum(self.circuit.window.failures)
+        assert Ring.read(row.get("window", "")).total() == self.circuit.ring.total()
+        assert row.get("calls", "") == self.circuit.calls
         assert int(row.get("streak", 0)) == self.circuit.streak
         assert int(row.get("opens", 0)) == self.circuit.opens
         assert int(row.get("passed", 0)) == self.circuit.probes_passed
@@ -163,8 +193,8 @@ def test_the_machine_and_the_script_answer_alike(redis_server: RedisServer) -> N
         run_state_machine_as_test(
             Twins,
             settings=settings(
-                max_examples=80,
-                stateful_step_count=40,
+                max_examples=150,
+                stateful_step_count=50,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             ),

@@ -12,6 +12,7 @@ from signals import events
 from signals.events import (
     CircuitChanged,
     Event,
+    PolicyConflict,
     Result,
     RetryDecided,
     StoreAway,
@@ -31,6 +32,10 @@ _SAMPLES: list[tuple[Event, int, str]] = [
     (
         CircuitChanged("openai", "half_open", "closed", 4, "3 probes passed"),
         logging.WARNING, "circuit openai: half_open -> closed (3 probes passed)",
+    ),
+    (
+        PolicyConflict("openai", "open_ms 60000 and 30000"),
+        logging.WARNING, "circuit openai is used with two policies, the newer wins: open_ms 60000 and 30000",
     ),
     (
         StoreAway("TimeoutError: slow"),
@@ -101,4 +106,4 @@ def test_an_event_of_a_users_own_is_logged_too(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_result_is_its_own_name() -> None:
-    assert [result.value for result in Result] == ["success", "failure", "nothing"]
+    assert [result.value for result in Result] == ["success", "failure", "limited", "nothing"]

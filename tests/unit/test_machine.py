@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.breaker import machine
-from resilience.breaker.machine import BUCKETS, LEGAL, Circuit, Outcome, State, Transition, Window
+from resilience.breaker.machine import LEGAL, Action, Circuit, Outcome, State, Transition
 from resilience.breaker.policy import BreakerPolicy
+from resilience.breaker.window import BUCKETS, Ring, Tally, bucket_of
 
 POLICY = BreakerPolicy(jitter=0.0)
 NOW = 1_700_000_000_000
@@ -25,7 +26,7 @@ def succeed(circuit: Circuit, count: int = 1, worker: str = "w1", now_ms: int = 
 
 
 def opened(opens: int = 1, policy: BreakerPolicy = POLICY, jitter: float = 0.0) -> Circuit:
-    circuit = replace(Circuit(), opens=opens - 1)
+    circuit = replace(Circuit(), opens=opens - 1, until_ms=NOW + 1)  # its ramp is not over: it never recovered
     for _ in range(policy.consecutive_failures):
         circuit = machine.record(circuit, Outcome(circuit.epoch, "w1", failure=True), policy, NOW, jitter)[0]
     assert circuit.state is State.OPEN
@@ -153,27 +154,27 @@ def test_a_success_opens_nothing_even_when_the_ratio_is_bad() -> None:
 def test_the_window_forgets_what_is_older_than_itself() -> None:
     circuit = succeed(Circuit(), 10)
     circuit = succeed(circuit, 1, now_ms=NOW + POLICY.window_ms)
-    assert sum(circuit.window.successes) == 1
+    assert circuit.ring.total().successes == 1
 
 
 def test_the_window_keeps_what_is_a_bucket_younger_than_itself() -> None:
     circuit = succeed(Circuit(), 10)
     circuit = succeed(circuit, 1, now_ms=NOW + POLICY.window_ms - POLICY.window_ms // BUCKETS)
-    assert sum(circuit.window.successes) == 11
+    assert circuit.ring.total().successes == 11
 
 
 def test_a_clock_that_goes_back_a_little_counts_into_the_newest_bucket() -> None:
-    window = Window().add(100, 1, 0).add(98, 1, 0)
-    assert (window.head, window.successes[100 % BUCKETS]) == (100, 2)
+    ring = Ring().add(100, Tally(1)).add(98, Tally(1))
+    assert (ring.head, ring.buckets[100 % BUCKETS]) == (100, Tally(2))
 
 
 def test_a_longer_window_in_the_policy_does_not_freeze_the_old_counts() -> None:
     short, long = BreakerPolicy(window_s=60), BreakerPolicy(window_s=600)
     circuit = fail(Circuit(), policy=short)
     circuit = fail(circuit, policy=long)
-    assert sum(circuit.window.failures) == 1, "the buckets' numbers changed with the width: it starts anew"
+    assert circuit.ring.total().failures == 1, "the buckets' numbers changed with the width: it starts anew"
     circuit = fail(circuit, policy=long, now_ms=NOW + long.window_ms)
-    assert sum(circuit.window.failures) == 1
+    assert circuit.ring.total().failures == 1
 
 
 @given(
@@ -184,17 +185,14 @@ def test_a_longer_window_in_the_policy_does_not_freeze_the_old_counts() -> None:
 )
 def test_the_window_holds_the_recent_past_and_nothing_else(adds: list[tuple[int, int, int]]) -> None:
     """Everything of the last 11 buckets is counted, nothing from before the last 12."""
-    window, now, history = Window(), NOW, []
+    ring, now, history = Ring(), NOW, []
     for step, successes, failures in adds:
         now += step
-        bucket = machine.bucket_of(now, POLICY)
-        window = window.add(bucket, successes, failures)
+        bucket = bucket_of(now, POLICY.window_ms)
+        ring = ring.add(bucket, Tally(successes, failures))
         history.append((bucket, successes, failures))
-        assert min(window.successes) >= 0
-        assert min(window.failures) >= 0
         recent = [row for row in history if row[0] > bucket - BUCKETS]
-        assert sum(window.successes) == sum(row[1] for row in recent)
-        assert sum(window.failures) == sum(row[2] for row in recent)
+        assert ring.total() == Tally(sum(row[1] for row in recent), sum(row[2] for row in recent))
 
 
 # -- open ----------------------------------------------------------------------------------------------------------
@@ -296,8 +294,7 @@ def test_three_passed_probes_close_it_with_an_empty_memory() -> None:
         circuit = probe(circuit, name)
     circuit, transition = machine.record(circuit, Outcome(3, "w", 1, permit="c"), POLICY, NOW, 0.0)
     assert transition == Transition(State.HALF_OPEN, State.CLOSED, "3 probes passed")
-    assert (circuit.epoch, circuit.opens, circuit.streak, circuit.permits) == (4, 0, 0, ())
-    assert circuit.window == Window()
+    assert (circuit.epoch, circuit.streak, circuit.permits, circuit.ring) == (4, 0, (), Ring())
 
 
 def test_one_failed_probe_reopens_it_for_twice_as_long() -> None:
@@ -325,14 +322,14 @@ def test_an_outcome_of_another_epoch_is_dropped(circuit: Circuit, epoch: int) ->
 
 @pytest.mark.parametrize("circuit", [opened(3), half_open("a")])
 def test_a_reset_closes_it_and_forgets(circuit: Circuit) -> None:
-    closed, transition = machine.reset(circuit, "reset by ann: vendor is back")
+    closed, transition = machine.obey(circuit, Action.RESET, "reset by ann: vendor is back", 0, NOW)
     assert transition == Transition(circuit.state, State.CLOSED, "reset by ann: vendor is back")
     assert (closed.state, closed.epoch, closed.opens, closed.streak) == (State.CLOSED, circuit.epoch + 1, 0, 0)
 
 
 def test_a_reset_of_a_closed_circuit_is_no_transition_but_forgets() -> None:
     circuit = fail(Circuit())
-    closed, transition = machine.reset(circuit, "why not")
+    closed, transition = machine.obey(circuit, Action.RESET, "why not", 0, NOW)
     assert transition is None
     assert (closed.streak, closed.epoch) == (0, circuit.epoch + 1)
 
@@ -343,7 +340,7 @@ _OPERATIONS = st.one_of(
     st.tuples(st.just("admit"), st.sampled_from("abcdef"), st.integers(1, 5_000)),
     st.tuples(st.just("record"), st.sampled_from(["w1", "w2", "w3"]), st.integers(0, 4), st.booleans(),
               st.sampled_from(["", "a", "b", "c"]), st.integers(-1, 1)),
-    st.tuples(st.just("reset")),
+    st.tuples(st.just("order"), st.sampled_from(Action), st.sampled_from([0, 1, 500, 4_000])),
     st.tuples(st.just("wait"), st.sampled_from([0, 1, 250, 1_000, 2_000, 5_000, 60_000])),
 )  # fmt: skip
 _POLICIES = st.builds(
@@ -370,8 +367,10 @@ def test_the_invariants_hold_whatever_happens(
             case ("record", str(worker), int(successes), bool(failure), str(permit), int(off)):
                 outcome = Outcome(circuit.epoch + off, worker, successes, failure, permit)
                 circuit, transition = machine.record(circuit, outcome, policy, now, jitter)
+            case ("order", Action() as action, int(ttl_ms)):
+                circuit, transition = machine.obey(circuit, action, "somebody said so", ttl_ms, now)
             case _:
-                circuit, transition = machine.reset(circuit, "reset")
+                raise AssertionError(operation)
         assert circuit.epoch - before.epoch in (0, 1), "the epoch never falls and rises step by step"
         if circuit.state is not before.state:
             assert circuit.state in LEGAL[before.state]
@@ -384,7 +383,8 @@ def test_the_invariants_hold_whatever_happens(
         live = [name for name, expiry in circuit.permits if expiry > now]
         assert len(live) <= policy.half_open_permits
         assert circuit.state is State.HALF_OPEN or not circuit.permits
-        if before.state is State.CLOSED and granted is not None:
-            assert granted, "a closed circuit admits"
-        assert min((*circuit.window.successes, *circuit.window.failures)) >= 0
-        assert circuit.state is State.CLOSED or circuit.window == Window()
+        if granted is not None and circuit.state is not State.HALF_OPEN:
+            assert granted == (circuit.state not in (State.OPEN, State.FORCED_OPEN)), "only these two let nothing pass"
+        seen = circuit.ring.total()
+        assert min(seen.successes, seen.failures, seen.slow, seen.limited) >= 0
+        assert circuit.state in (State.CLOSED, State.METRICS_ONLY) or seen == Tally()

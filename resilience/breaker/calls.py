@@ -1,0 +1,107 @@
+"""Calls through a circuit as people write them: `with`, `async with`, and a decorator for sync and async functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from resilience.breaker.permit import Ending, Permit
+from signals.events import Result
+
+if TYPE_CHECKING:
+    from resilience.breaker.guard import Breakers
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_entered: ContextVar[tuple[Permit, ...]] = ContextVar("celeriac_entered", default=())
+"""Permits of the `with` blocks that this thread or asyncio task is in, innermost last."""
+
+
+class CircuitCalls:
+    """One circuit, ready to be called through. May be kept, shared by threads and asyncio tasks, and nested.
+
+    Refused calls raise CircuitOpenError. An exception counts against the circuit if its category does; being
+    cancelled or interrupted says nothing about the dependency.
+    """
+
+    def __init__(self, name: str, find: Callable[[], Breakers]) -> None:
+        self.name = name
+        self._find = find
+
+    @property
+    def breakers(self) -> Breakers:
+        """The circuits that this one belongs to."""
+        return self._find()
+
+    def __enter__(self) -> Permit:
+        return _enter(self._find().admit(self.name))
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        _leave().settle(_ending(error))
+
+    async def __aenter__(self) -> Permit:
+        return _enter(await self._find().admit_async(self.name))
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await _leave().settle_async(_ending(error))
+
+    def __call__(self, function: F) -> F:
+        """`function` with every call of it going through the circuit."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"circuit {self.name} cannot guard the generator {function.__qualname__}: its body runs after the call "
+                "has returned; use `with circuit(...)` inside it"
+            )
+        guard = self._guarded_async if inspect.iscoroutinefunction(function) else self._guarded
+        return cast("F", guard(function))
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def through_the_circuit(*args: Any, **kwargs: Any) -> Any:
+            permit = self._find().admit(self.name)
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                permit.settle(_ending(error))
+                raise
+            permit.settle()
+            return result
+
+        return through_the_circuit
+
+    def _guarded_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def through_the_circuit(*args: Any, **kwargs: Any) -> Any:
+            permit = await self._find().admit_async(self.name)
+            try:
+                result = await function(*args, **kwargs)
+            except BaseException as error:
+                await permit.settle_async(_ending(error))
+                raise
+            await permit.settle_async()
+            return result
+
+        return through_the_circuit
+
+
+def _ending(error: BaseException | None) -> Ending:
+    return error if error is None or isinstance(error, Exception) else Result.NOTHING
+
+
+def _enter(permit: Permit) -> Permit:
+    _entered.set((*_entered.get(), permit))
+    return permit
+
+
+def _leave() -> Permit:
+    *outer, permit = _entered.get()
+    _entered.set(tuple(outer))
+    return permit

@@ -1,0 +1,43 @@
+"""The circuits of the current Celery app, for code that names none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resilience.breaker.calls import CircuitCalls
+from resilience.breaker.policy import BreakerPolicy, check_name
+from resilience.errors.taxonomy import PoolError
+
+if TYPE_CHECKING:
+    from resilience.breaker.guard import Breakers
+
+
+def current_breakers() -> Breakers:
+    """The circuits of the current app's middleware. Raises PoolError when it has none."""
+    from celery import current_app
+
+    resilience = getattr(current_app, "resilience", None)
+    if resilience is None:
+        raise PoolError(
+            f"the current Celery app {current_app.main or '(none is made yet)'} has no Celeriac: call Resilience(app) "
+            'first, or outside Celery use Breakers.from_url("redis://...").circuit(name)'
+        )
+    breakers: Breakers = resilience.breakers
+    return breakers
+
+
+def circuit(name: str, policy: BreakerPolicy | None = None) -> CircuitCalls:
+    """A circuit of the current app: for `with`, `async with`, and as a decorator of sync and async functions.
+
+    The app is looked up at the first call, so that a module may decorate its functions before the app is made.
+    """
+    check_name(name)
+    if policy is None:
+        return CircuitCalls(name, current_breakers)
+
+    def with_policy() -> Breakers:
+        breakers = current_breakers()
+        breakers.circuit(name, policy)
+        return breakers
+
+    return CircuitCalls(name, with_policy)

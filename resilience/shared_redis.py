@@ -1,0 +1,65 @@
+"""The Redis that the middleware's own state is shared through: a client that waits a bounded time and never retries.
+
+Every call is one round trip, raises one of STORE_ERRORS when Redis is away, and is safe after a fork.
+"""
+
+from __future__ import annotations
+
+# A process's first connection imports these two; a fork in the middle of that would lock the child out for ever.
+import email.parser  # noqa: F401  for its presence alone
+import encodings.idna  # noqa: F401  the same
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from resilience import lua
+
+STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+
+
+def connect(url: str, timeout_s: float) -> redis.Redis:
+    """A client that waits at most `timeout_s` for anything and never retries by itself."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+
+
+class SharedRedis:
+    """One client, the prefix of all keys, and the scripts that run on it. Several stores may share one."""
+
+    def __init__(self, client: redis.Redis, namespace: str) -> None:
+        self.client = client
+        self.prefix = f"{namespace}:v1"
+        self._sources: dict[str, str] = {}
+        self._scripts: dict[str, Any] = {}
+
+    def load(self, package: str, file: str) -> None:
+        """Make the script in `file` of `package` callable by that file's name."""
+        self._sources[file] = lua.source(package, file)
+        self._scripts[file] = self.client.register_script(self._sources[file])
+
+    def run(self, file: str, keys: list[str], args: list[Any]) -> Any:
+        """Run a loaded script: one EVALSHA; one more command when Redis has forgotten it."""
+        return self._scripts[file](keys=keys, args=args)
+
+    def reconnect_in_child(self) -> None:
+        """After a fork: connections of the child's own, without touching the inherited pool.
+
+        redis-py resets that pool under its lock, which a thread of the parent may have held at the fork; in the child
+        that thread does not exist, and the first command would wait for it for ever.
+        """
+        inherited = self.client.connection_pool
+        pool = redis.ConnectionPool(
+            inherited.connection_class, inherited.max_connections, **inherited.connection_kwargs
+        )
+        self.client = redis.Redis(connection_pool=pool)
+        self._scripts = {file: self.client.register_script(source) for file, source in self._sources.items()}
+
+    def close(self) -> None:
+        self.client.close()
