@@ -22,6 +22,10 @@ NO_END = -1
 
 _SCRIPT = "circuit.lua"
 
+ACTOR_LENGTH, REASON_LENGTH = 100, 200
+"""Characters of an operator's name and of his reason that are kept."""
+LONGEST_TTL_S = 30 * 86_400.0
+
 logger = logging.getLogger("celeriac")
 
 
@@ -60,12 +64,21 @@ class Order:
     ttl_s: float | None = None
 
     def cleaned(self, clean: Callable[[str], str]) -> Order:
-        """One line each, without what `clean` takes out, and bounded: everybody can read the audit."""
+        """One printable line each, without what `clean` takes out, and bounded: everybody can read the audit.
+
+        Raises ValueError for an empty line, and for a time that is none.
+        """
         actor, reason = (
-            " ".join(clean(str(text)).split())[:limit] for text, limit in ((self.actor, 100), (self.reason, 200))
+            _one_line(clean(str(self.actor)), ACTOR_LENGTH),
+            _one_line(clean(str(self.reason)), REASON_LENGTH),
         )
         if not actor or not reason:
             raise ValueError(f"{self.action.value} needs an actor and a reason: who does it, and why")
+        if self.ttl_s is not None and not 0 < self.ttl_s <= LONGEST_TTL_S:
+            raise ValueError(
+                f"{self.action.value} for {self.ttl_s:g} s is not possible: above 0 and up to {LONGEST_TTL_S:.0f} s "
+                "(30 days) is; without a time it lasts until further notice"
+            )
         return replace(self, actor=actor, reason=reason)
 
     @property
@@ -168,6 +181,11 @@ class CircuitStore:
 
     def _permits(self, name: str) -> str:
         return f"{self._shared.prefix}:permits:{name}"
+
+
+def _one_line(text: str, limit: int) -> str:
+    """Only what a terminal prints as it is: no colours, no moved cursor, no half of a character."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:limit]
 
 
 def parse_push(text: str) -> tuple[str, IndexEntry]:
