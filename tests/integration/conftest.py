@@ -10,6 +10,9 @@ import redis
 
 from resilience.local.redis_server import RedisServer
 from resilience.testing import WorkerProcess
+from tests.integration.breaker_kit import make, own_redis
+
+__all__ = ["make", "own_redis"]  # fixtures
 
 SHOP = Path(__file__).parent.parent / "foreign" / "shop"
 
