@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _entered: ContextVar[tuple[Permit, ...]] = ContextVar("celeriac_entered", default=())
-"""Permits of the `with` blocks that this thread or asyncio task is in, innermost last."""
+"""Permits of the `with` blocks that this thread, greenlet or asyncio task is in, innermost last."""
 
 
 class CircuitCalls:
@@ -31,6 +31,7 @@ class CircuitCalls:
     def __init__(self, name: str, find: Callable[[], Breakers]) -> None:
         self.name = name
         self._find = find
+        self._inside: dict[Permit, bool] = {}
 
     @property
     def breakers(self) -> Breakers:
@@ -38,30 +39,49 @@ class CircuitCalls:
         return self._find()
 
     def __enter__(self) -> Permit:
-        return _enter(self._find().admit(self.name))
+        return self._enter(self._find().admit(self.name))
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        _leave().settle(_ending(error))
+        self._leave().settle(_ending(error))
 
     async def __aenter__(self) -> Permit:
-        return _enter(await self._find().admit_async(self.name))
+        return self._enter(await self._find().admit_async(self.name))
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        await _leave().settle_async(_ending(error))
+        await self._leave().settle_async(_ending(error))
 
     def __call__(self, function: F) -> F:
         """`function` with every call of it going through the circuit."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if _is(inspect.isgeneratorfunction, function) or _is(inspect.isasyncgenfunction, function):
+            shown = getattr(function, "__qualname__", repr(function))
             raise TypeError(
-                f"circuit {self.name} cannot guard the generator {function.__qualname__}: its body runs after the call "
-                "has returned; use `with circuit(...)` inside it"
+                f"circuit {self.name} cannot guard the generator {shown}: its body runs after the call has returned; "
+                "use `with circuit(...)` inside it"
             )
-        guard = self._guarded_async if inspect.iscoroutinefunction(function) else self._guarded
+        guard = self._guarded_async if _is(inspect.iscoroutinefunction, function) else self._guarded
         return cast("F", guard(function))
+
+    def _enter(self, permit: Permit) -> Permit:
+        self._inside[permit] = True
+        _entered.set((*(outer for outer in _entered.get() if not outer.settled), permit))
+        return permit
+
+    def _leave(self) -> Permit:
+        """The permit of the innermost `with` block of this circuit that this context is in.
+
+        Generators end their blocks in any order, and a thread pool may end one in another context than it began in:
+        then any permit of this very object is the right one.
+        """
+        entered = _entered.get()
+        permit = next((mine for mine in reversed(entered) if self._inside.pop(mine, False)), None)
+        if permit is None:
+            return self._inside.popitem()[0]
+        _entered.set(tuple(other for other in entered if other is not permit))
+        return permit
 
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -92,16 +112,10 @@ class CircuitCalls:
         return through_the_circuit
 
 
+def _is(kind: Callable[[object], bool], function: Callable[..., Any]) -> bool:
+    """Whether a function is of a kind; an object that can be called is what its `__call__` is."""
+    return kind(function) or kind(type(function).__call__)
+
+
 def _ending(error: BaseException | None) -> Ending:
     return error if error is None or isinstance(error, Exception) else Result.NOTHING
-
-
-def _enter(permit: Permit) -> Permit:
-    _entered.set((*_entered.get(), permit))
-    return permit
-
-
-def _leave() -> Permit:
-    *outer, permit = _entered.get()
-    _entered.set(tuple(outer))
-    return permit

@@ -39,9 +39,13 @@ class Permit:
         self.began = self.renewed_at = time.monotonic()
 
     @property
+    def settled(self) -> bool:
+        return self._settler is None
+
+    @property
     def renewal_is_due(self) -> bool:
         """Whether an unsettled half-open permit has used a third of its lease."""
-        held = self._settler is not None and bool(self.id)
+        held = not self.settled and bool(self.id)
         return held and time.monotonic() - self.renewed_at >= self.lease_s / 3
 
     def settle(self, ending: Ending = None) -> None:
