@@ -47,6 +47,15 @@ class Settings(BaseModel):
     circuits: dict[str, BreakerPolicy] = Field(default={}, description="Policies by circuit name.")
     breakers_enabled: bool = Field(default=True, description="Circuits: admission, feeding, re-routing.")
     retries_enabled: bool = Field(default=True, description="Retries by the error matrix in the task base class.")
+    retry_budget_ratio: float = Field(
+        default=0.2, ge=0, le=1, description="Retries of a circuit, as a share of its recent calls in the whole fleet."
+    )
+    retry_budget_per_s: float = Field(
+        default=3.0,
+        ge=0,
+        le=100_000,
+        description="Retries per second that a circuit may make however few its calls are.",
+    )
     recovery_enabled: bool = Field(default=True, description="Pulse, and reclaiming what a dead worker held.")
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
     sentry_enabled: bool = Field(
