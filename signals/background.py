@@ -44,6 +44,12 @@ class Background:
                     "celeriac: %r is too slow; events are dropped from here on until it catches up", self._sink
                 )
 
+    def drain(self, within_s: float) -> bool:
+        """Wait until the sink was given all that waits, at most `within_s` seconds; whether it was."""
+        waiting = self._waiting
+        with waiting.all_tasks_done:
+            return waiting.all_tasks_done.wait_for(lambda: not waiting.unfinished_tasks, within_s)
+
     def _run(self) -> None:
         while True:
             event = self._waiting.get()
@@ -52,3 +58,5 @@ class Background:
                 self._full = False
             except Exception as error:  # noqa: BLE001  a face of the system must not fail the work it shows
                 logger.debug("celeriac: %r could not show %s: %s", self._sink, event.kind, describe(error))
+            finally:
+                self._waiting.task_done()
