@@ -27,6 +27,7 @@ from signals.bus import Bus
 from signals.receivers import Receivers
 from signals.sinks.celery_events import celery_event_sink
 from signals.sinks.log import log_sink
+from signals.sinks.sentry import sentry_sink
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -113,6 +114,8 @@ class Resilience:
         if log_sink not in self.bus:
             self.bus.subscribe(log_sink)
             self.bus.subscribe(Background(celery_event_sink(self.app)))
+            if self.settings.sentry_enabled:
+                self.bus.subscribe(sentry_sink())
         if self.settings.health_enabled:
             conf = self.app.conf
             conf.beat_schedule = {**self._health.beat_schedule(), **(conf.beat_schedule or {})}
