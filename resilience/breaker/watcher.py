@@ -109,10 +109,16 @@ class Watcher:
         self._version = version
 
     def _renew_probes(self) -> None:
-        """A probe that takes longer than its lease keeps its permit as long as this process lives and holds it."""
+        """A probe that takes longer than its lease keeps its permit as long as this process lives and holds it.
+
+        And as long as its half-open time lasts: asking on behalf of an older one would take a place in the next.
+        """
         with self._lock:
             due = [permit for permit in self._probes if permit.renewal_is_due]
         for permit in due:
+            view = self._views.get(permit.name)
+            if view is None or view.epoch != permit.epoch:
+                continue
             permit.renewed_at = time.monotonic()
             self._store.admit(permit.name, self._policy(permit.name), permit.id, permit.lease_s)
 

@@ -162,6 +162,39 @@ def test_a_probe_that_is_killed_frees_its_permit_when_its_lease_ends(make: MakeB
     assert breakers.get_state("a") == "closed"
 
 
+def test_a_slow_probe_keeps_its_permit_beyond_its_lease_while_its_process_lives(make: MakeBreakers) -> None:
+    single = SHORT.model_copy(update={"half_open_permits": 1, "success_threshold": 1})
+    breakers, other = make(policy=single), make(policy=single)
+    fail(breakers)
+    until(lambda: breakers.may_pass("a"), within_s=2)
+    permit = breakers.admit("a", lease_s=1.2)
+    began = time.monotonic()
+    until(lambda: not refused(other) or time.monotonic() - began > 2.5, within_s=5)
+    assert time.monotonic() - began > 2.5, "nobody else took the place, two leases long"
+    permit.settle()
+    assert breakers.get_state("a") == "closed"
+
+
+def test_a_slow_probe_takes_no_place_in_the_next_half_open(make: MakeBreakers) -> None:
+    sink = RecordingSink()
+    turns: list[int] = []
+    breakers, other = make(policy=SHORT, sink=sink), make(policy=SHORT, sink=sink)
+    fail(breakers)
+    until(lambda: breakers.may_pass("a"), within_s=2)
+    slow = breakers.admit("a", lease_s=0.6)
+    until(lambda: other.may_pass("a") and not other.flows("a"), within_s=2)
+    other.admit("a").settle(TimeoutError())
+
+    breakers._watcher.turns.append(lambda: turns.append(1))
+    until(lambda: len(turns) >= 4, what="the watcher that renews leases turned often enough to ask")
+
+    assert breakers.get_state("a") == "open", "nobody asked for a probe yet"
+    slow.settle()
+    assert [event.new for event in sink.of(CircuitChanged)] == ["open", "half_open", "open"], "every move was said"
+    granted = [other.admit("a") for _ in range(3)]
+    assert len(granted) == 3, "the slow one's place is free"
+
+
 def test_a_lost_attempt_is_settled_by_its_id_and_once(make: MakeBreakers) -> None:
     breakers, main_process = make(policy=SHORT), make(policy=SHORT)
     fail(breakers)
