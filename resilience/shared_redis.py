@@ -48,6 +48,30 @@ class SharedRedis:
         """Run a loaded script: one EVALSHA; one more command when Redis has forgotten it."""
         return self._scripts[file](keys=keys, args=args)
 
+    def run_many(self, file: str, calls: list[tuple[list[str], list[Any]]]) -> list[Any]:
+        """Run a loaded script once per pair of keys and arguments: one round trip, or two more if it was forgotten.
+
+        Replies in order. Raises what the first failed one raised.
+        """
+        script = self._scripts[file]
+        replies = self._pipelined(script.sha, calls)
+        forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+        if forgotten:
+            self.client.script_load(script.script)
+            again = self._pipelined(script.sha, [calls[i] for i in forgotten])
+            for i, reply in zip(forgotten, again, strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _pipelined(self, sha: str, calls: list[tuple[list[str], list[Any]]]) -> list[Any]:
+        pipe = self.client.pipeline(transaction=False)
+        for keys, args in calls:
+            pipe.evalsha(sha, len(keys), *keys, *args)
+        return pipe.execute(raise_on_error=False)
+
     def reconnect_in_child(self) -> None:
         """After a fork: connections of the child's own, without touching the inherited pool.
 

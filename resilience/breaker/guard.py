@@ -12,7 +12,7 @@ import random
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from resilience.breaker.alone import Alone
 from resilience.breaker.calls import CircuitCalls
@@ -36,6 +36,19 @@ from signals.redact import redact
 T = TypeVar("T")
 
 
+class Companion(Protocol):
+    """What a room above keeps per process beside the circuits, such as their retry budgets."""
+
+    def flush(self) -> None:
+        """Send what waits. Called twice a second by the watcher's thread, and at the end."""
+
+    def begin_in_child(self) -> None:
+        """After a fork: forget what the parent will send, and every lock."""
+
+
+C = TypeVar("C", bound=Companion)
+
+
 class Breakers:
     """All circuits of one namespace, for this process. Thread-safe, fork-safe, and safe under gevent.
 
@@ -54,6 +67,7 @@ class Breakers:
         self._bus = bus or Bus()
         self._policy = Policies(policy or (lambda _name: BreakerPolicy()), self._bus)
         self._matrix = matrix
+        self._companions: dict[Any, Companion] = {}
         self._begin()
         reference = weakref.ref(self)
 
@@ -62,6 +76,8 @@ class Breakers:
             if breakers is not None:
                 breakers._shared.reconnect_in_child()  # noqa: SLF001  a closure of this very class
                 breakers._begin()  # noqa: SLF001  the same
+                for companion in breakers._companions.values():  # noqa: SLF001  the same
+                    companion.begin_in_child()
 
         os.register_at_fork(after_in_child=begin_in_child)
 
@@ -86,6 +102,18 @@ class Breakers:
         self._pending = Pending()
         self._watcher = Watcher(self._store, self.link, self._views, self._alone, self._policy)
         self._watcher.turns.append(self.flush)
+
+    @property
+    def shared(self) -> SharedRedis:
+        """The Redis that these circuits are shared through."""
+        return self._shared
+
+    def companion(self, kind: Callable[[Breakers], C]) -> C:
+        """The one `kind` of thing that goes with these circuits; made when it is first asked for."""
+        found = self._companions.get(kind)
+        if found is None:
+            found = self._companions.setdefault(kind, kind(self))  # threads that meet here agree on one
+        return cast("C", found)
 
     # -- admission ---------------------------------------------------------------------------------------------
 
@@ -224,9 +252,11 @@ class Breakers:
             self._report(name, Outcome(**{**vars(outcome), "worker": worker or outcome.worker}))
 
     def flush(self) -> None:
-        """Send the successes that wait for company."""
+        """Send the successes that wait for company, and what companions keep."""
         for name, (epoch, count, slow) in self._pending.take_all().items():
             self._report(name, Outcome(epoch, owner(), count, slow=slow))
+        for companion in tuple(self._companions.values()):
+            companion.flush()
 
     def _outcome(
         self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None
