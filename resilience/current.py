@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from resilience.breaker.calls import CircuitCalls
@@ -18,9 +19,11 @@ def current_breakers() -> Breakers:
 
     resilience = getattr(current_app, "resilience", None)
     if resilience is None:
+        # Celery makes an app named "default" up when there is none
+        which = f" {current_app.main}" if current_app.main not in (None, "default") else ", if there is one yet,"
         raise PoolError(
-            f"the current Celery app {current_app.main or '(none is made yet)'} has no Celeriac: call Resilience(app) "
-            'first, or outside Celery use Breakers.from_url("redis://...").circuit(name)'
+            f"the current Celery app{which} has no Celeriac: call Resilience(app) first, or outside Celery use "
+            'Breakers.from_url("redis://...").circuit(name)'
         )
     breakers: Breakers = resilience.breakers
     return breakers
@@ -35,9 +38,13 @@ def circuit(name: str, policy: BreakerPolicy | None = None) -> CircuitCalls:
     if policy is None:
         return CircuitCalls(name, current_breakers)
 
+    told: weakref.WeakSet[Breakers] = weakref.WeakSet()
+
     def with_policy() -> Breakers:
         breakers = current_breakers()
-        breakers.circuit(name, policy)
+        if breakers not in told:  # once: said with every call, two policies of one circuit would take turns
+            breakers.circuit(name, policy)
+            told.add(breakers)
         return breakers
 
     return CircuitCalls(name, with_policy)
