@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -27,6 +27,9 @@ lint: $(STAMP)   ## ruff, mypy strict, layering
 
 test: lint       ## lint, types, layers, then every test
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)  ## what it costs beside its peers, some minutes; ARGS="breaker --json FILE", ARGS=--quick
+	$(BIN)/python -m tests.bench $(ARGS)
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache

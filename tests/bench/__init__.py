@@ -1,0 +1,1 @@
+"""Benches: figures beside those of peers, in the same run. `make bench`; no test asserts a time."""
