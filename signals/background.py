@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
@@ -12,6 +13,7 @@ from signals.events import Event
 from signals.redact import describe
 
 CAPACITY = 1000
+END_WITHIN_S = 1.0
 
 logger = logging.getLogger("celeriac")
 
@@ -23,6 +25,7 @@ class Background:
         self._sink = sink
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
+        atexit.register(self.drain, END_WITHIN_S)  # a command says one thing and ends
 
     def _begin(self) -> None:
         self._waiting: queue.Queue[Event] = queue.Queue(CAPACITY)
