@@ -7,6 +7,7 @@ Redis the process counts for itself with the same state machine and says so.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import uuid
@@ -19,7 +20,7 @@ from resilience.breaker.calls import CircuitCalls
 from resilience.breaker.link import Link
 from resilience.breaker.machine import Action, Outcome, State
 from resilience.breaker.pending import Pending
-from resilience.breaker.permit import Ending, Permit, as_result
+from resilience.breaker.permit import Ending, Permit, as_result, permit_from_thread
 from resilience.breaker.policies import Policies
 from resilience.breaker.policy import BreakerPolicy, check_name
 from resilience.breaker.snapshot import snapshot_of
@@ -108,6 +109,11 @@ class Breakers:
         """The Redis that these circuits are shared through."""
         return self._shared
 
+    @property
+    def matrix(self) -> Mapping[ErrorCategory, Row]:
+        """What is done about errors here, by category."""
+        return self._matrix
+
     def companion(self, kind: Callable[[Breakers], C]) -> C:
         """The one `kind` of thing that goes with these circuits; made when it is first asked for."""
         found = self._companions.get(kind)
@@ -139,7 +145,7 @@ class Breakers:
         permit = self._admit_by(name, self._views.get(name), ramp=True)
         if permit is not None:
             return permit
-        return await asyncio.to_thread(self._admit_by_asking, name, permit_id, lease_s)
+        return await permit_from_thread(lambda: self._admit_by_asking(name, permit_id, lease_s))
 
     def may_pass(self, name: str, *, ramp: bool = False) -> bool:
         """Advice without I/O, for routing: is a call likely to be admitted now? Near half-open: a few per second."""
@@ -236,12 +242,10 @@ class Breakers:
 
     def settle_at_once(
         self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None = None
-    ) -> bool:
-        """Count a success for a later report; False, and nothing done, for what has to be reported now."""
-        if permit_id or ending is not None or self._pending.is_due(name):
-            return False
-        self._outcome(name, epoch, permit_id, ending, runtime_s)
-        return True
+    ) -> Callable[[], None] | None:
+        """The same without I/O: what is left to do and may wait for the store, or None."""
+        outcome = self._outcome(name, epoch, permit_id, ending, runtime_s)
+        return None if outcome is None else functools.partial(self._report, name, outcome)
 
     def settle_lost(self, name: str, permit_id: str, ending: Ending, worker: str | None = None) -> None:
         """Report an attempt whose process died, in the name of `worker`; its permit is known by its id only."""

@@ -16,10 +16,6 @@ class Pending:
         self._sent_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def is_due(self, name: str) -> bool:
-        """Whether a success would be sent at once: the last report is long enough ago."""
-        return time.monotonic() - self._sent_at.get(name, -1.0) >= FLUSH_AFTER_S
-
     def add(self, name: str, epoch: int, slow: bool) -> tuple[int, int] | None:
         """Count a success. Returns the successes to send now, and the slow ones among them; None: not yet."""
         now = time.monotonic()

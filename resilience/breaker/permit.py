@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from resilience.breaker.policy import BreakerPolicy
@@ -21,8 +21,10 @@ class Settler(Protocol):
 
     def settle(self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None) -> None: ...
 
-    def settle_at_once(self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None) -> bool:
-        """Settle if that takes no I/O; False, and nothing done, if it would."""
+    def settle_at_once(
+        self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None
+    ) -> Callable[[], None] | None:
+        """Settle without I/O; what is left to do and may wait for the store, or None."""
 
 
 class Permit:
@@ -62,9 +64,25 @@ class Permit:
         settler, self._settler = self._settler, None
         if settler is None:
             return
-        told = (self.name, self.epoch, self.id, ending, time.monotonic() - self.began)
-        if not settler.settle_at_once(*told):
-            await asyncio.to_thread(settler.settle, *told)
+        rest = settler.settle_at_once(self.name, self.epoch, self.id, ending, time.monotonic() - self.began)
+        if rest is not None:
+            await asyncio.shield(asyncio.to_thread(rest))  # who is cancelled now has made the call all the same
+
+
+async def permit_from_thread(ask: Callable[[], Permit]) -> Permit:
+    """`ask()` on a thread. Who is cancelled while he waits keeps no place: his permit is settled as nothing."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.ensure_future(asyncio.to_thread(ask))
+
+    def give_back(done: asyncio.Future[Permit]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            loop.run_in_executor(None, done.result().settle, Result.NOTHING)
+
+    try:
+        return await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        asked.add_done_callback(give_back)
+        raise
 
 
 def as_result(
