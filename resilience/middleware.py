@@ -5,6 +5,7 @@ Nothing that the user set is changed: what the middleware needs goes in as defau
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -63,13 +64,14 @@ class Resilience:
         self._health = HealthChecks(core)
         app.resilience = self
         app.task_cls = _resilient_base(app.task_cls)
+        app._task_from_fun = _adopting(app._task_from_fun)  # noqa: SLF001  an eager run does not finalize the app
         app.amqp_cls = resilient_amqp(symbol_by_name(app.amqp_cls), core)
         app.add_defaults(self._defaults)
         app.on_after_configure.connect(self._configured, weak=False)
         app.on_after_finalize.connect(self._finalized, weak=False)
         app.steps["consumer"].add(gate_for(core))
         Receivers(app, self.runner.observe).connect()
-        WorkerLife(core, self._health)
+        WorkerLife(core, self._health, self.runner.observe_dead)
         if app.configured:
             app.add_defaults(self._defaults())
             self._configured()
@@ -139,6 +141,18 @@ def _resilient_base(task_cls: Any) -> Any:
     if base is Task:
         return ResilientTask
     return base if issubclass(base, ResilientTask) else _mixed(base)
+
+
+def _adopting(make_task: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's task factory, with every task adopted as soon as it is made."""
+
+    def make(*args: Any, **options: Any) -> Any:
+        task = make_task(*args, **options)
+        if not task.name.startswith("celery."):
+            _adopt(task)
+        return task
+
+    return make
 
 
 def _adopt(task: Any) -> None:

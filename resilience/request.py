@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 from resilience.settings import given_by_user
@@ -19,22 +21,59 @@ class ResilientRequest(Request):
     """Celery's Request; adds the observation and a quick retry after a lost child."""
 
     _observed = False
+    _succeeded = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        stock = vars(cls).get("on_success")  # Celery makes a subclass per task, with a shortcut of its own
+        if stock is None:
+            return
+
+        def on_success(self: ResilientRequest, outcome: Any, **kwargs: Any) -> Any:
+            # Pools without processes hand `sys.exit()` in a task over as if it were a result; Celery unpacks it and
+            # fails: the solo worker ends, other pools hold the message for ever.
+            if isinstance(outcome, ExceptionInfo):
+                return self.on_failure(outcome)
+            return stock(self, outcome, **kwargs)
+
+        cls.on_success = on_success
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A soft limit is the child's to report; the hard one ends the attempt here."""
-        super().on_timeout(soft, timeout)
-        if not soft:
-            self._observe(TimeLimitExceeded(timeout))
+        try:
+            super().on_timeout(soft, timeout)
+        finally:
+            if not soft:
+                self._observe(TimeLimitExceeded(timeout))
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Celery's handling, then the observation if no signal of the child can have told it."""
+        """Celery's handling, then the observation if no signal of the child can have told it.
+
+        `return_ok`: the child did tell, and these are the words that it raised (another task's loss, for example).
+        """
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        lost = isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
-        if lost and not (self._already_cancelled or self._already_revoked):
-            self._observe(error if isinstance(error, WorkerLostError) else WorkerLostError(str(error)))
-        return super().on_failure(exc_info, send_failed_event, return_ok)
+        try:
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        finally:
+            lost = isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
+            if lost and not (return_ok or self._succeeded):
+                self._observe(error if isinstance(error, WorkerLostError) else WorkerLostError(repr(error)))
+
+    def _success_was_stored(self) -> Any:
+        # A child that was lost after its success: its receivers told that.
+        stored = super()._success_was_stored()
+        self._succeeded = bool(stored)
+        return stored
+
+    def _announce_revoked(self, *args: Any) -> None:
+        super()._announce_revoked(*args)
+        self._observe(None)
+
+    def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
+        super()._announce_cancelled(*args, **kwargs)
+        self._observe(None)
 
     def _retry_worker_lost(self, exc: BaseException, exc_info: Any) -> bool:
         # Celery waits default_retry_delay (180 s) before it repeats a task whose child died. The death was the
@@ -49,14 +88,23 @@ class ResilientRequest(Request):
         finally:
             task.default_retry_delay = usual
 
-    def _observe(self, error: BaseException) -> None:
+    def _observe(self, error: BaseException | None) -> None:
+        """Tell once how the attempt ended, if it began: by `error`, or, when it was stopped on purpose, by nothing."""
         resilience = getattr(self.app, "resilience", None)
-        if resilience is None or self._observed:
+        if resilience is None or self._observed or self.time_start is None:
             return
         self._observed = True
+        if worker_state.should_terminate not in (None, False):
+            error = None  # a cold shutdown kills what still runs
         retries = self.request_dict.get("retries")
-        number = (retries if isinstance(retries, int) else 0) + 1
-        attempt = Attempt(self.task.name, self.id, number, Result.FAILURE, error)
+        attempt = Attempt(
+            task=self.task.name,
+            task_id=self.id,
+            attempt=(retries if isinstance(retries, int) else 0) + 1,
+            result=Result.NOTHING if error is None else Result.FAILURE,
+            error=error,
+            runtime_s=max(0.0, time.time() - self.time_start),
+        )
         resilience.runner.observe_lost(attempt, self.request_dict)
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from billiard.exceptions import WorkerLostError
 from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
 
-from resilience.breaker.permit import Permit, as_result
+from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
 from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
 from resilience.router import plain_queue, queue_of
+from resilience.workers.running import RunningAttempt
 from signals.events import Attempt, Result, RetryDecided, TaskAbandoned
 from signals.redact import describe
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from resilience.core import Core
 
 logger = logging.getLogger("celeriac")
+
+Listener = Callable[[Attempt], object]
 
 _CONTROL = (Ignore, Reject, Retry)
 
@@ -40,14 +44,18 @@ class Runner:
         self._core = core
         self._permits: dict[tuple[str, int], Permit] = {}
         self._lock = threading.Lock()
+        self._listeners: list[Listener] = []
 
     # -- before ------------------------------------------------------------------------------------------------
 
     def enter(self, task: Any, request: Any) -> None:
-        """Admit the run, or move its message elsewhere and raise Ignore. Trouble of our own lets it run."""
+        """Admit the run, or move its message elsewhere and raise Ignore. Trouble of our own lets it run.
+
+        Raises CircuitOpenError into an eager run, which has no message.
+        """
         try:
             self._enter(task, request)
-        except _CONTROL:
+        except (*_CONTROL, CircuitOpenError):
             raise
         except Exception:
             logger.exception("celeriac: %s[%s] runs unguarded", task.name, request.id)
@@ -64,6 +72,8 @@ class Runner:
         try:
             permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request), ramp=False)
         except CircuitOpenError as refusal:
+            if request.is_eager:
+                raise
             self._move_away(task, request, plan, journey, refusal)
         else:
             with self._lock:
@@ -164,30 +174,72 @@ class Runner:
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
-    def observe(self, attempt: Attempt) -> None:
+    def listen(self, listener: Listener) -> Listener:
+        """Have `listener` called with every attempt that this process observes; a decorator too."""
+        self._listeners.append(listener)
+        return listener
+
+    def observe(self, attempt: Attempt, headers: Mapping[str, Any] | None) -> None:
         """The receiver's word on how an attempt ended in this process."""
+        if not self._settled(attempt) and attempt.result is not Result.NOTHING:
+            self._settle_lost(attempt, self._circuit_of(attempt.task, headers))  # it failed before it was admitted
+        self._tell(attempt)
+
+    def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any] | None) -> None:
+        """The main process's word on an attempt that its child, or its thread, cannot tell any more."""
+        if not self._settled(attempt):
+            self._settle_lost(attempt, self._circuit_of(attempt.task, headers))
+        self._tell(attempt)
+
+    def observe_dead(self, worker: str, running: RunningAttempt, stopping: bool) -> None:
+        """The finder's word on an attempt that was running in `worker`, another main process, when that died.
+
+        It failed, unless the worker was being stopped, or the message was acknowledged before the run: then it may
+        have ended well, and only its half-open permit is given back.
+        """
+        failed = bool(running.tag) and not stopping
+        attempt = Attempt(
+            task=running.task,
+            task_id=running.task_id,
+            attempt=running.attempt,
+            result=Result.FAILURE if failed else Result.NOTHING,
+            error=WorkerLostError(f"worker {worker} died") if failed else None,
+        )
+        self._settle_lost(attempt, running.circuit, worker)
+        if running.tag:
+            self._tell(attempt)
+
+    def _settled(self, attempt: Attempt) -> bool:
         with self._lock:
             permit = self._permits.pop((attempt.task_id, attempt.attempt), None)
-        if permit is None:
-            return
-        if attempt.result is Result.FAILURE and attempt.error is not None:
-            permit.settle(attempt.error)
-        else:
-            permit.settle(attempt.result)
+        if permit is not None:
+            permit.settle(_ending(attempt))
+        return permit is not None
 
-    def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any]) -> None:
-        """The main process's word on an attempt whose child cannot speak any more."""
-        plan = self._core.plan_for(attempt.task)
-        if plan is None or not self._core.circuits_on:
-            return
-        circuit = plan.circuit_at(level_in(plan, journey_of(headers, "")))
-        result = Result.FAILURE if attempt.error is None else as_result(attempt.error)
-        self._core.breakers.settle_lost(circuit, f"{attempt.task_id}:{attempt.attempt}", result)
+    def _settle_lost(self, attempt: Attempt, circuit: str | None, worker: str | None = None) -> None:
+        if circuit is not None and self._core.circuits_on:
+            permit_id = f"{attempt.task_id}:{attempt.attempt}"
+            self._core.breakers.settle_lost(circuit, permit_id, _ending(attempt), worker)
+
+    def _circuit_of(self, task: str, headers: Mapping[str, Any] | None) -> str | None:
+        plan = self._core.plan_for(task)
+        return None if plan is None else plan.circuit_at(level_in(plan, journey_of(headers, "")))
+
+    def _tell(self, attempt: Attempt) -> None:
+        for listener in self._listeners:
+            try:
+                listener(attempt)
+            except Exception as error:  # noqa: BLE001, PERF203  each listener is on its own, and none may fail the work
+                logger.warning("celeriac: listener %r failed on an attempt: %s", listener, describe(error))
 
     def _plain_router(self) -> Router:
         """Celery's own router: the destination is decided already."""
         app = self._core.app
         return Router((), app.amqp.queues, create_missing=True, app=app)
+
+
+def _ending(attempt: Attempt) -> Ending:
+    return attempt.error if attempt.result is Result.FAILURE and attempt.error is not None else attempt.result
 
 
 def _journey(task: Any, request: Any) -> Journey:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from celery import Task
 
+from signals.receivers import is_under_way, remember
+
 OPTIONS = ("circuit", "fallback")
 
 BY_THE_MIDDLEWARE = "by the middleware"
@@ -49,12 +51,15 @@ class ResilientTask(Task):
 
 
 def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`call(*args, **kwargs)` with admission before and a decision after a failure, once per run in a worker."""
+    """`call(*args, **kwargs)` with admission before and a decision after a failure, once per run of the task.
+
+    A run is what Celery's tracer began, in a worker or eagerly. An eager run is admitted and its outcome counts; it
+    is never moved or retried, and an open circuit raises CircuitOpenError into it: its caller waits for the answer.
+    """
     request = task.request_stack.top
-    # as in Celery's own stack protection: only the outermost call of a task in a worker is a run
-    is_run = request is not None and not request.called_directly and len(task.request_stack) == 1
+    is_run = request is not None and is_under_way(request) and not getattr(request, _GUARDED, False)
     resilience = getattr(task.app, "resilience", None) if is_run else None
-    if resilience is None or request.is_eager or getattr(request, _GUARDED, False):
+    if resilience is None:
         return call(*args, **kwargs)
     setattr(request, _GUARDED, True)
     runner = resilience.runner
@@ -62,6 +67,7 @@ def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     try:
         return call(*args, **kwargs)
     except Exception as error:
-        if not getattr(request, _RETRIES_ITSELF, False):
+        remember(request, error)
+        if not (request.is_eager or getattr(request, _RETRIES_ITSELF, False)):
             runner.failed(task, request, error)
         raise

@@ -16,11 +16,13 @@ from resilience import identity
 from resilience.delivery.broker import Broker, is_redis
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.plans import PlanError
+from resilience.recovery.failover import journey_of, level_in
 from resilience.router import plain_queue
 from resilience.settings import SettingsError
 from resilience.workers.health import LoopStamp, own_queue
-from resilience.workers.pulse import Pulse
+from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
+from resilience.workers.running import RunningAttempt, packed
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -33,11 +35,15 @@ logger = logging.getLogger("celeriac")
 
 
 class WorkerLife:
-    """Hears Celery's worker signals; does nothing in a process that is no worker of this app."""
+    """Hears Celery's worker signals; does nothing in a process that is no worker of this app.
 
-    def __init__(self, core: Core, health: HealthChecks) -> None:
+    `tell_lost` hears of every attempt that another worker of the fleet was running when it died.
+    """
+
+    def __init__(self, core: Core, health: HealthChecks, tell_lost: TellLost) -> None:
         self._core = core
         self._health = health
+        self._tell_lost = tell_lost
         self._is_worker = False
         self._is_solo = False
         self._pulse: Pulse | None = None
@@ -65,9 +71,8 @@ class WorkerLife:
         owner = identity.pin()
         if settings.recovery_enabled and is_redis(core.app.conf.broker_read_url):
             self._own_what_it_holds(owner)
-            self._pulse = self._with_chores(
-                Pulse(owner, settings, core.bus, lambda: Broker(core.app)), instance.hostname
-            )
+            pulse = Pulse(owner, settings, core.bus, lambda: Broker(core.app), self._running, self._tell_lost)
+            self._pulse = self._with_chores(pulse, instance.hostname)
         logger.info("celeriac: on as %s", owner)
 
     def _own_what_it_holds(self, owner: str) -> None:
@@ -84,6 +89,25 @@ class WorkerLife:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
         pulse.every_beat(self._release_parked)
         return pulse
+
+    def _running(self) -> str:
+        """For the beat: the attempts that a pool slot has begun, and whether this worker is being stopped."""
+        stops = (worker_state.should_stop, worker_state.should_terminate)  # exit codes, of which 0 is one
+        stopping = any(stop is not None and stop is not False for stop in stops)
+        attempts = (self._running_attempt(request) for request in _active_requests())
+        return packed((attempt for attempt in attempts if attempt is not None), stopping)
+
+    def _running_attempt(self, request: Any) -> RunningAttempt | None:
+        task = request.task.name
+        plan = self._core.plan_for(task) if self._core.circuits_on else None
+        if plan is None:
+            return None
+        headers = request.request_dict
+        retries = headers.get("retries")
+        attempt = (retries if isinstance(retries, int) else 0) + 1
+        circuit = plan.circuit_at(level_in(plan, journey_of(headers, "")))
+        tag = "" if request.acknowledged else str(request.message.delivery_tag)
+        return RunningAttempt(task, str(request.id), attempt, circuit, tag)
 
     def _release_parked(self, broker: Broker, elapsed_s: float) -> None:
         core = self._core
@@ -145,10 +169,14 @@ def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
     consumer.perform_pending_operations = perform_pending_operations
 
 
-def _running_tags() -> set[str]:
-    """Delivery tags of the requests that this worker's pool is running now; called from another thread."""
+def _active_requests() -> list[Any]:
+    """The requests that this worker's pool is running now; called from another thread."""
     while True:
         try:
-            return {request.message.delivery_tag for request in worker_state.active_requests}
+            return list(worker_state.active_requests)
         except RuntimeError:  # noqa: PERF203  the set changed while it was read: read it again
             continue
+
+
+def _running_tags() -> set[str]:
+    return {request.message.delivery_tag for request in _active_requests()}

@@ -1,27 +1,51 @@
 """Celery's signals, turned into one clean `Attempt` per attempt where the code ran.
 
-Facts this rests on (Celery 5.7): receivers are weak references unless told otherwise; `task_failure` is also sent in
-the main process, without a current request, for hard time limits, lost children and rejected messages. Those are
-left to the Request class, which knows the attempt; here a signal without its own current request is not an attempt.
+Facts this rests on (Celery 5.7; each was run):
+
+- Receivers are weak references unless told otherwise.
+- `task_failure` and `task_retry` are also sent in the main process, for hard time limits, lost children and rejected
+  messages. Those are the Request class's to tell, which knows the attempt; here only a request that `task_prerun`
+  saw is an attempt.
+- `task_failure` is not sent when a hook of the task or the result backend fails too, nor when an eager run hands its
+  error on to the caller. Only `task_postrun`, which is always sent, is left then, with no state.
+- An exception that cannot be pickled reaches the signals as one of its base classes, without status code and response.
+  So what the body raised is remembered by the one who runs it.
+- What is no `Exception` (SystemExit, gevent's Timeout and GreenletExit) passes through to the pool, which ends the
+  process or tells the Request. So it is not told here, except by an eager run, which has no pool.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from celery import signals as celery_signals
+from celery.exceptions import Retry
+from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from signals.events import Attempt, Result
 
-Observer = Callable[[Attempt], None]
+Observer = Callable[[Attempt, Any], None]
+"""Takes an attempt and the custom headers of its message."""
 
 _STARTED_ATTRIBUTE = "_celeriac_started"
+_ERROR_ATTRIBUTE = "_celeriac_error"
+
+
+def is_under_way(request: Any) -> bool:
+    """Whether `request` is an attempt that Celery's tracer began, in a worker or eagerly, and that has not ended."""
+    return getattr(request, _STARTED_ATTRIBUTE, None) is not None
+
+
+def remember(request: Any, error: Exception) -> None:
+    """Note what the body of a task raised: no signal may tell it, or only a poorer copy of it."""
+    setattr(request, _ERROR_ATTRIBUTE, error)
 
 
 class Receivers:
-    """Connects an observer to the signals of one app's tasks; every attempt reaches it exactly once."""
+    """Connects an observer to the signals of one app's tasks; every attempt reaches it at most once."""
 
     def __init__(self, app: Any, observe: Observer) -> None:
         self._app = app
@@ -50,23 +74,31 @@ class Receivers:
         self, sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: Any
     ) -> None:
         if self._is_ours(sender) and sender.request.id == task_id:
-            self._report(sender, Result.FAILURE, exception)
+            self._report_error(sender, getattr(sender.request, _ERROR_ATTRIBUTE, None) or exception)
 
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
-        # In the main process (a lost child that is retried) there is no current request: request.py reports it.
         if self._is_ours(sender) and request is not None and sender.request.id == request.id:
-            # `raise self.retry()` in an except block names no exception but has one; outside of one it is a poll.
-            error = getattr(reason, "exc", None) or getattr(reason, "__context__", None)
-            failed = isinstance(error, Exception)
-            self._report(sender, Result.FAILURE if failed else Result.NOTHING, error if failed else None)
+            self._report_error(sender, getattr(request, _ERROR_ATTRIBUTE, None) or reason)
 
-    def _on_postrun(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
+    def _on_postrun(self, sender: Any = None, task_id: str = "", state: str | None = None, **_: Any) -> None:
         # Ignore, Reject and a task that revoked itself send no result signal: the attempt ended and says nothing.
-        if self._is_ours(sender) and sender.request.id == task_id:
+        if not (self._is_ours(sender) and sender.request.id == task_id):
+            return
+        if state is not None:
             self._report(sender, Result.NOTHING, None)
+            return
+        passing = sys.exc_info()[1]
+        if isinstance(passing, Exception) or sender.request.is_eager:
+            self._report_error(sender, getattr(sender.request, _ERROR_ATTRIBUTE, None))
 
     def _is_ours(self, task: Any) -> bool:
         return getattr(task, "app", None) is self._app
+
+    def _report_error(self, task: Any, error: Any) -> None:
+        """Report a failure, or nothing where there is no error: a retry without one behind it is a poll."""
+        error = _behind(error) if isinstance(error, Retry) else error
+        failed = isinstance(error, Exception)
+        self._report(task, Result.FAILURE if failed else Result.NOTHING, error if failed else None)
 
     def _report(self, task: Any, result: Result, error: BaseException | None) -> None:
         request = task.request
@@ -74,13 +106,22 @@ class Receivers:
         if started is None:
             return  # reported already, or never begun
         setattr(request, _STARTED_ATTRIBUTE, None)
-        self._observe(
-            Attempt(
-                task=task.name,
-                task_id=request.id,
-                attempt=(request.retries or 0) + 1,
-                result=result,
-                error=error,
-                runtime_s=time.monotonic() - started,
-            )
+        setattr(request, _ERROR_ATTRIBUTE, None)  # it holds the frames, and they the request
+        attempt = Attempt(
+            task=task.name,
+            task_id=request.id,
+            attempt=(request.retries or 0) + 1,
+            result=result,
+            error=error,
+            runtime_s=time.monotonic() - started,
         )
+        self._observe(attempt, request.headers)
+
+
+def _behind(retry: Retry) -> BaseException | None:
+    """What made a task retry: the exception it named, else the one it was handling."""
+    named: BaseException | None = retry.exc
+    handled: BaseException | None = retry.__context__
+    if isinstance(named, UnpickleableExceptionWrapper) or (named is not None and isinstance(handled, type(named))):
+        return handled or named  # Celery has put a base class in place of what cannot be pickled
+    return named or handled

@@ -1,8 +1,9 @@
 -- One beat: renew the caller, list who seems dead.
 --
--- EVALSHA sha 4 beats seen grace info  owner gone_ms silent_ms channel_prefix reconnected info_ttl_ms
+-- EVALSHA sha 4 beats seen grace info  owner gone_ms silent_ms channel_prefix reconnected info_ttl_ms running
 --   KEYS[1] zset owner -> last beat in ms    KEYS[2] last beat of anybody, ms
 --   KEYS[3] while it exists nobody is suspected    KEYS[4] hash of the caller
+--   ARGV[7] what the caller runs now (running.py), "" if that is what its last beat said
 -- Reply: owners whose beat is older than gone_ms without a connection, or older than silent_ms with one; at most 8.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -10,6 +11,7 @@ local gone, silent = tonumber(ARGV[2]), tonumber(ARGV[3])
 local seen = tonumber(redis.call('GET', KEYS[2]) or now)
 redis.call('SET', KEYS[2], string.format('%.0f', now), 'PX', 86400000)
 redis.call('ZADD', KEYS[1], now, ARGV[1])
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], 'running', ARGV[7]) end
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 -- After a restart or failover of the server, or when nobody beat for a while (a paused host), everybody looks dead.
 if ARGV[5] == '1' or now - seen > 2 * gone then redis.call('SET', KEYS[3], '1', 'PX', 3 * gone) end

@@ -1,7 +1,7 @@
 """A worker's pulse: a thread with its own connection that says "alive", and takes over from those that stopped.
 
 Its subscription dies with the process, so the server itself witnesses a SIGKILL within milliseconds. Whoever finds a
-dead worker gives back what that worker held; other rooms register what must be done every beat.
+dead worker tells what it was running, gives back what it held; other rooms register what must be done every beat.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import redis
 from resilience.delivery.broker import BROKER_ERRORS, Broker
 from resilience.delivery.unacked import Unacked
 from resilience.workers.registry import Registry
+from resilience.workers.running import RunningAttempt, unpacked
 from signals.bus import Bus
 from signals.events import WorkerDied
 from signals.redact import describe
@@ -32,12 +33,28 @@ logger = logging.getLogger("celeriac")
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""
 
+TellLost = Callable[[str, RunningAttempt, bool], None]
+"""Takes a dead worker, an attempt that it did not end, and whether the worker was being stopped."""
+
 
 class Pulse:
-    """Started in a worker's main process. `connect` makes a fresh broker client; chores run between beats."""
+    """Started in a worker's main process. `connect` makes a fresh broker client; chores run between beats.
 
-    def __init__(self, owner: str, settings: Settings, bus: Bus, connect: Callable[[], Broker]) -> None:
+    `running` writes down what this worker runs now (see `running.py`); `tell_lost` hears of what a dead one ran.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        settings: Settings,
+        bus: Bus,
+        connect: Callable[[], Broker],
+        running: Callable[[], str],
+        tell_lost: TellLost,
+    ) -> None:
         self.owner = owner
+        self._running = running
+        self._tell_lost = tell_lost
         self._settings = settings
         self._bus = bus
         self._connect = connect
@@ -113,9 +130,14 @@ class Pulse:
             registry.describe_self(self.owner, self._info)
             self._witness = subscription
             last = time.monotonic()
+            said = ""
             while not self._stopping.is_set():
-                suspects = registry.beat(self.owner, self._settings.gone_s, self._settings.silent_s, reconnected)
-                reconnected = False
+                running = self._running()
+                suspects = registry.beat(
+                    self.owner, self._settings.gone_s, self._settings.silent_s, reconnected,
+                    running=running if running != said else "",
+                )  # fmt: skip
+                reconnected, said = False, running
                 now = time.monotonic()
                 self._do_chores(broker, now - last, [*self._burials(suspects, registry, unacked), *self._chores])
                 last = now
@@ -145,11 +167,25 @@ class Pulse:
                 logger.warning("celeriac: upkeep failed, the pulse goes on: %s", describe(error), exc_info=detail)
 
     def _take_over(self, dead: str, registry: Registry, unacked: Unacked) -> None:
-        if not registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s):
+        running = registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s)
+        if running is None:
             return
+        # First: the next run of an attempt asks for its permit under the same id.
+        self._tell_of(dead, running, set(unacked.tags(dead)))
         moved = unacked.give_back(dead)
         registry.remove(dead)
         self._bus.publish(WorkerDied(dead, moved, self.owner))
+
+    def _tell_of(self, dead: str, running: str, held: set[str]) -> None:
+        """Tell what `dead` did not end: of what its last beat named, all but the messages acknowledged since."""
+        try:
+            last = unpacked(running or "[false,[]]")
+        except ValueError as error:
+            logger.warning("celeriac: what %s ran is not known: %s", dead, describe(error))
+            return
+        for attempt in last.attempts:
+            if not attempt.tag or attempt.tag in held:
+                self._tell_lost(dead, attempt, last.stopping)
 
     def _let_go(self) -> None:
         """In a forked child: close its copy of the subscription's socket, or it would witness for a dead parent."""

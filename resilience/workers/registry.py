@@ -59,19 +59,23 @@ class Registry:
         """A worker stays subscribed here as long as its process lives."""
         return f"{self._prefix}:alive:{owner}"
 
-    def beat(self, owner: str, gone_s: float, silent_s: float, reconnected: bool) -> list[str]:
-        """Renew `owner` and return suspects: late and without a connection, or long silent with one."""
+    def beat(self, owner: str, gone_s: float, silent_s: float, reconnected: bool, running: str = "") -> list[str]:
+        """Renew `owner` and return suspects: late and without a connection, or long silent with one.
+
+        `running` is what it runs now (see `running.py`), "" if that is as at its last beat.
+        """
         rows = self._pulse(
             keys=[self._beats, self._seen, self._grace, self._info(owner)],
-            args=[owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000],
+            args=[owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000, running],
         )
         return [row.decode() for row in cast("list[bytes]", rows)]
 
-    def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> bool:
-        """Look again; True gives `judge` alone, for 10 s, the right to take what `suspect` held."""
-        keys = [self._beats, self._grace, f"{self._prefix}:condemned:{suspect}"]
+    def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> str | None:
+        """Look again; unless None, `judge` alone may, for 10 s, take what `suspect` held: the text is what it ran."""
+        keys = [self._beats, self._grace, f"{self._prefix}:condemned:{suspect}", self._info(suspect)]
         args = [suspect, judge, _ms(gone_s), _ms(silent_s), self.channel(""), LOCK_MS]
-        return bool(self._condemn(keys=keys, args=args))
+        dead, running = cast("tuple[int, bytes]", self._condemn(keys=keys, args=args))
+        return running.decode(errors="replace") if dead else None
 
     def remove(self, owner: str) -> None:
         """Forget a worker that left, or that died and holds nothing any more."""
