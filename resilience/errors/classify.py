@@ -1,23 +1,20 @@
-"""From an exception to its category: a registry of rules, most specific first.
+"""From an exception to its category, its row of the matrix, and the server's hint when to come back.
 
-Order: user rules, our own types, exception type by name along its MRO, a cloud's error code, HTTP status found on the
-exception or its `.response`, errno, built-in types, message patterns. Client libraries are recognised by names, never
-imported. Whatever an exception's own attributes do, classifying it never raises.
+Asked in order: users' rules, our own types, then what the exception shows of itself (`resilience.errors.evidence`).
+One that shows nothing is judged by what caused it. Whatever an exception does when it is looked at, classifying it
+never raises.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
-import re
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
 
+from resilience.errors.evidence import IN_ORDER
+from resilience.errors.hints import retry_after_s
+from resilience.errors.inspection import is_a, lineage, peek
 from resilience.errors.taxonomy import (
     MATRIX,
     CircuitOpenError,
@@ -26,8 +23,13 @@ from resilience.errors.taxonomy import (
     Row,
     TransientError,
 )
+from resilience.errors.wrapped import WrappedError
+from signals.redact import describe, type_name
 
 _C = ErrorCategory
+
+CAUSES_LIMIT = 8
+"""How far back a chain of causes is followed."""
 
 logger = logging.getLogger("celeriac")
 
@@ -54,251 +56,98 @@ def rule(function: UserRule) -> UserRule:
     return function
 
 
-def classify(error: BaseException, now: datetime | None = None) -> Classified:
-    """The category of `error` with its row. `now` serves a Retry-After that is a date."""
-    category = _category(error)
-    return Classified(category, MATRIX[category], retry_after_s(error, now))
+def classify(
+    error: BaseException, now: datetime | None = None, matrix: Mapping[ErrorCategory, Row] = MATRIX
+) -> Classified:
+    """The category of `error` with its row of `matrix`. `now` serves a Retry-After that is a date.
+
+    An error that shows no evidence of its own has the category of its explicit cause (`raise ... from cause`), or of
+    the `reason` that it wraps, as `urllib` does.
+    """
+    chain = list(_chain(error))
+    category, row = next((found for link in chain if (found := _judge(link, matrix))), (_C.PYTHON, matrix[_C.PYTHON]))
+    hint = next((seconds for link in chain if (seconds := _hint_s(link, now)) is not None), None)
+    return Classified(category, row, hint)
 
 
-def _category(error: BaseException) -> ErrorCategory:
+def _hint_s(error: BaseException, now: datetime | None) -> float | None:
+    if is_a(error, WrappedError):
+        return error.context.retry_after_s
+    if is_a(error, CircuitOpenError):
+        return error.retry_after_s or None
+    return retry_after_s(error, now)
+
+
+def _judge(error: BaseException, matrix: Mapping[ErrorCategory, Row]) -> tuple[ErrorCategory, Row] | None:
     for user_rule in _user_rules:
-        found = _ask_user(user_rule, error)
-        if found is not None:
-            return found
-    match error:
-        case CircuitOpenError():
-            return _C.CONNECTION
-        case PermanentError():
-            return _C.INVALID_REQUEST
-        case TransientError():  # the task's own word: the kind may be read off it, not that it is transient
-            found = _by_evidence(error)
-            return found if MATRIX[found].transient else _C.CONNECTION
-        case _:
-            return _by_evidence(error)
+        chosen = _ask_user(user_rule, error)
+        if chosen is not None:
+            return chosen, matrix[chosen]
+    if is_a(error, WrappedError):
+        return error.category, matrix[error.category]
+    if is_a(error, CircuitOpenError):
+        return _C.CONNECTION, matrix[_C.CONNECTION]
+    if is_a(error, PermanentError):
+        row = matrix[_C.INVALID_REQUEST]
+        return _C.INVALID_REQUEST, row if not row.transient else MATRIX[_C.INVALID_REQUEST]
+    if is_a(error, TransientError):
+        return _transient(error, matrix)
+    found = _by_evidence(error)
+    return None if found is None else (found, matrix[found])
+
+
+def _transient(error: BaseException, matrix: Mapping[ErrorCategory, Row]) -> tuple[ErrorCategory, Row]:
+    """The task's own word: the kind may be read off the error or its cause, but not that it is transient."""
+    for link in _chain(error):
+        found = _by_evidence(link)
+        if found is not None and matrix[found].transient:
+            return found, matrix[found]
+    row = matrix[_C.CONNECTION]
+    return _C.CONNECTION, row if row.transient else MATRIX[_C.CONNECTION]
 
 
 def _ask_user(user_rule: UserRule, error: BaseException) -> ErrorCategory | None:
     try:
         found = user_rule(error)
         return None if found is None else ErrorCategory(found)
-    except Exception:
-        logger.exception("celeriac: the rule %r failed on a %s; it is passed over", user_rule, type(error).__name__)
+    except Exception as trouble:  # noqa: BLE001  a faulty rule costs its answer, not the task
+        # no traceback: its chain would show the message of the very error that is looked at, secrets included
+        logger.warning(
+            "celeriac: the rule %r failed on a %s (%s): it is passed over",
+            peek(user_rule, "__qualname__") or user_rule, type_name(error), describe(trouble),
+        )  # fmt: skip
         return None
 
 
-def _by_evidence(error: BaseException) -> ErrorCategory:
-    for ask in (_by_type_name, _by_cloud_code, _by_status, _by_errno, _by_type, _by_message):
-        found = ask(error)
-        if found is not None:
-            return found
-    return _C.PYTHON
-
-
-def _peek(holder: object, attribute: str) -> Any:
-    """An attribute of somebody else's object, None when reading it raises, as properties of clients may."""
-    try:
-        return getattr(holder, attribute, None)
-    except Exception:  # noqa: BLE001  whatever it is, it is not evidence
-        return None
-
-
-# (top-level module, class name) -> category; "" matches any module.
-_TYPE_NAMES: dict[tuple[str, str], ErrorCategory] = {
-    ("httpx", "TimeoutException"): _C.TIMEOUT,
-    ("httpx", "ConnectError"): _C.CONNECTION,
-    ("httpx", "NetworkError"): _C.CONNECTION,
-    ("httpx", "ProtocolError"): _C.COMMUNICATION,
-    ("httpx", "DecodingError"): _C.COMMUNICATION,
-    ("requests", "Timeout"): _C.TIMEOUT,
-    ("requests", "ConnectionError"): _C.CONNECTION,
-    ("requests", "ChunkedEncodingError"): _C.COMMUNICATION,
-    ("urllib3", "TimeoutError"): _C.TIMEOUT,
-    ("urllib3", "NewConnectionError"): _C.CONNECTION,
-    ("urllib3", "ProtocolError"): _C.COMMUNICATION,
-    ("redis", "TimeoutError"): _C.TIMEOUT,
-    ("redis", "ConnectionError"): _C.CONNECTION,
-    ("redis", "AuthenticationError"): _C.AUTH,  # a ConnectionError to redis-py, yet no retry mends it
-    ("redis", "AuthorizationError"): _C.AUTH,
-    ("redis", "NoPermissionError"): _C.AUTH,
-    ("redis", "OutOfMemoryError"): _C.RESOURCE,
-    ("asyncio", "TimeoutError"): _C.TIMEOUT,  # Python 3.10: not yet the built-in one
-    ("concurrent", "TimeoutError"): _C.TIMEOUT,
-    ("kombu", "OperationalError"): _C.CONNECTION,
-    ("openai", "APITimeoutError"): _C.TIMEOUT,
-    ("openai", "APIConnectionError"): _C.CONNECTION,
-    ("openai", "RateLimitError"): _C.RATE_LIMIT,
-    ("openai", "AuthenticationError"): _C.AUTH,
-    ("botocore", "EndpointConnectionError"): _C.CONNECTION,
-    ("botocore", "ReadTimeoutError"): _C.TIMEOUT,
-    ("celery", "SoftTimeLimitExceeded"): _C.TIMEOUT,
-    ("celery", "TimeLimitExceeded"): _C.TIMEOUT,
-    ("billiard", "SoftTimeLimitExceeded"): _C.TIMEOUT,
-    ("billiard", "TimeLimitExceeded"): _C.TIMEOUT,
-    ("billiard", "WorkerLostError"): _C.COMMUNICATION,
-}
-
-
-def _by_type_name(error: BaseException) -> ErrorCategory | None:
-    for cls in type(error).__mro__:
-        found = _TYPE_NAMES.get((cls.__module__.partition(".")[0], cls.__name__))
+def _by_evidence(error: BaseException) -> ErrorCategory | None:
+    for ask in IN_ORDER:
+        try:
+            found = ask(error)
+        except Exception:  # noqa: BLE001, S112  a hostile exception: what cannot be read is no evidence
+            continue
         if found is not None:
             return found
     return None
 
 
-# AWS answers most of these with status 400, which alone would say that the request is wrong.
-_CLOUD_CODES: dict[str, ErrorCategory] = {
-    "ProvisionedThroughputExceededException": _C.RATE_LIMIT,
-    "RequestLimitExceeded": _C.RATE_LIMIT,
-    "SlowDown": _C.RATE_LIMIT,
-    "Throttling": _C.RATE_LIMIT,
-    "ThrottlingException": _C.RATE_LIMIT,
-    "TooManyRequestsException": _C.RATE_LIMIT,
-    "RequestTimeout": _C.TIMEOUT,
-    "RequestTimeoutException": _C.TIMEOUT,
-    "ExpiredToken": _C.AUTH,
-    "ExpiredTokenException": _C.AUTH,
-    "InvalidClientTokenId": _C.AUTH,
-    "UnrecognizedClientException": _C.AUTH,
-}
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it says caused it, nearest first; each once, and not for ever."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < CAUSES_LIMIT:
+        seen.add(id(link))
+        yield link
+        link = _cause(link)
 
 
-def _by_cloud_code(error: BaseException) -> ErrorCategory | None:
-    code = _part(_part(_peek(error, "response"), "Error"), "Code")  # botocore's ClientError
-    return _CLOUD_CODES.get(code) if isinstance(code, str) else None
-
-
-def _part(holder: Any, key: str) -> Any:
-    return holder.get(key) if isinstance(holder, dict) else None
-
-
-_STATUS: dict[int, ErrorCategory] = {
-    400: _C.INVALID_REQUEST,
-    401: _C.AUTH,
-    403: _C.AUTH,
-    404: _C.NOT_FOUND,
-    408: _C.TIMEOUT,
-    422: _C.INVALID_REQUEST,
-    429: _C.RATE_LIMIT,
-    504: _C.TIMEOUT,
-}
-
-
-def _by_status(error: BaseException) -> ErrorCategory | None:
-    status = _status_of(error)
-    if status is None:
-        return None
-    return _STATUS.get(status, _C.SERVER if 500 <= status <= 599 else None)
-
-
-def _status_of(error: BaseException) -> int | None:
-    response = _peek(error, "response")
-    for holder in (error, response):
-        for attribute in ("status_code", "status", "http_status"):
-            value = _peek(holder, attribute)
-            if isinstance(value, int) and 100 <= value <= 599:
-                return value
-    value = _part(_part(response, "ResponseMetadata"), "HTTPStatusCode")  # botocore
-    return value if isinstance(value, int) else None
-
-
-_CONNECTION_ERRNOS = frozenset({
-    errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNABORTED,
-})  # fmt: skip
-_RESOURCE_ERRNOS = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
-
-
-# Mistakes in code: their messages quote names and values, so `unexpected keyword argument 'timeout'` is no timeout.
-_MISTAKES = frozenset({
-    ArithmeticError, AssertionError, AttributeError, ImportError, IndexError, KeyError, LookupError,
-    ModuleNotFoundError, NameError, NotImplementedError, SyntaxError, TypeError, UnboundLocalError, ZeroDivisionError,
-})  # fmt: skip
-
-
-def _by_errno(error: BaseException) -> ErrorCategory | None:
-    number = _peek(error, "errno")
-    if not isinstance(number, int):
-        return None
-    if number in _CONNECTION_ERRNOS:
-        return _C.CONNECTION
-    if number in _RESOURCE_ERRNOS:
-        return _C.RESOURCE
-    return _C.TIMEOUT if number == errno.ETIMEDOUT else None
-
-
-def _by_type(error: BaseException) -> ErrorCategory | None:
-    match error:
-        case ConnectionError() | socket.gaierror():
-            return _C.CONNECTION
-        case TimeoutError():
-            return _C.TIMEOUT
-        case MemoryError():
-            return _C.RESOURCE
-        case SystemError():
-            return _C.SYSTEM
-        case _:
-            return _C.PYTHON if type(error) in _MISTAKES else None
-
-
-_PATTERNS: tuple[tuple[re.Pattern[str], ErrorCategory], ...] = (
-    (re.compile(r"rate.?limit|too many requests", re.IGNORECASE), _C.RATE_LIMIT),
-    (re.compile(r"timed? ?out|deadline exceeded", re.IGNORECASE), _C.TIMEOUT),
-    (re.compile(r"invalid api key|unauthorized|authentication failed", re.IGNORECASE), _C.AUTH),
-    (re.compile(r"connection (?:refused|reset|aborted|closed)", re.IGNORECASE), _C.CONNECTION),
-    (re.compile(r"service unavailable|bad gateway|internal server error", re.IGNORECASE), _C.SERVER),
-    (re.compile(r"malformed|broken pipe", re.IGNORECASE), _C.COMMUNICATION),
-)
-
-
-def _by_message(error: BaseException) -> ErrorCategory | None:
-    try:
-        text = str(error)[:2000]
-    except Exception:  # noqa: BLE001  an exception whose __str__ raises has no message to read
-        return None
-    for pattern, category in _PATTERNS:
-        if pattern.search(text):
-            return category
+def _cause(error: BaseException) -> BaseException | None:
+    for attribute in ("__cause__", "reason"):
+        cause = peek(error, attribute)
+        if is_a(cause, BaseException) and not _is_printed_traceback(cause):
+            return cause
     return None
 
 
-def retry_after_s(error: BaseException, now: datetime | None = None) -> float | None:
-    """Seconds from a Retry-After header on the error's response, None without a usable one.
-
-    A date is measured against `now`, else against the response's own Date: then no clock of ours has a say.
-    """
-    response = _peek(error, "response")
-    headers = _peek(response, "headers") or _part(_part(response, "ResponseMetadata"), "HTTPHeaders")
-    headers = headers or _peek(error, "headers")
-    text = _header(headers, "Retry-After")
-    try:
-        seconds = float(text)
-    except ValueError:
-        then, base = _date(text), now or _date(_header(headers, "Date"))
-        if then is None or base is None:
-            return None
-        try:
-            seconds = (then - base).total_seconds()
-        except TypeError:  # one of them names no time zone
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _header(headers: Any, name: str) -> str:
-    get = _peek(headers, "get")
-    if not callable(get):
-        return ""
-    for spelling in (name, name.lower()):
-        try:
-            value = get(spelling)
-        except Exception:  # noqa: BLE001  an object that only looks like headers
-            return ""
-        if isinstance(value, (str, int, float)):
-            return str(value)
-    return ""
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        return parsedate_to_datetime(text) if text else None
-    except (TypeError, ValueError):
-        return None
+def _is_printed_traceback(error: BaseException) -> bool:
+    """What a pool puts in the place of the cause when an error leaves its process: text, source lines among it."""
+    return any(name in ("RemoteTraceback", "_RemoteTraceback") for _, name in lineage(error))
