@@ -131,14 +131,17 @@ class Breakers:
         `permit_id` names the call (a repeated ask with the same id is the same permit); `lease_s` is how long a
         half-open permit lives if nobody settles it. Without `ramp` a circuit that closed a moment ago admits all.
         """
-        view = self._view(name)
+        view = self._views.get(name)
         if view is not None and view.free:
             return Permit(self, name, view.epoch)
-        permit = self._admit_by(name, view, ramp)
+        permit = self._admit_by(name, self._view(name), ramp)
         return permit if permit is not None else self._admit_by_asking(name, permit_id, lease_s)
 
     async def admit_async(self, name: str, permit_id: str | None = None, lease_s: float | None = None) -> Permit:
         """The same for an event loop: what has to be asked of the store is asked on a thread."""
+        view = self._views.get(name)
+        if view is not None and view.free:
+            return Permit(self, name, view.epoch)
         if not self._watcher.started:
             check_name(name)
             await asyncio.to_thread(self._watcher.start)
@@ -236,6 +239,8 @@ class Breakers:
 
     def settle(self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None = None) -> None:
         """Report an outcome admitted under `epoch`. Successes wait for company up to 0.1 s; failures go at once."""
+        if ending is None and not permit_id and self._pending.joins(name, epoch, runtime_s):
+            return
         outcome = self._outcome(name, epoch, permit_id, ending, runtime_s)
         if outcome is not None:
             self._report(name, outcome)
@@ -244,6 +249,8 @@ class Breakers:
         self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None = None
     ) -> Callable[[], None] | None:
         """The same without I/O: what is left to do and may wait for the store, or None."""
+        if ending is None and not permit_id and self._pending.joins(name, epoch, runtime_s):
+            return None
         outcome = self._outcome(name, epoch, permit_id, ending, runtime_s)
         return None if outcome is None else functools.partial(self._report, name, outcome)
 
@@ -282,7 +289,7 @@ class Breakers:
         if result is Result.NOTHING:
             return None
         if result is Result.SUCCESS:
-            due = self._pending.add(name, epoch, slow)
+            due = self._pending.add(name, epoch, slow, policy.slow_call_s)
             return Outcome(epoch, owner(), due[0], slow=due[1]) if due else None
         count, slow_ones = self._pending.take(name, epoch)
         return Outcome(

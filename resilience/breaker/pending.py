@@ -2,44 +2,90 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
 
 FLUSH_AFTER_S = 0.1
 
 
+class Tally:
+    """Successes of one circuit under one epoch. All but `count_one` is for who holds the lock of its `Pending`."""
+
+    __slots__ = ("_seen", "_ticks", "epoch", "sent_at", "slow", "slow_after_s")
+
+    def __init__(self, epoch: int, sent_at: float) -> None:
+        self.epoch = epoch
+        self.sent_at = sent_at
+        self.slow = 0
+        self.slow_after_s = math.inf
+        self._ticks = itertools.count()
+        self._seen = 0
+
+    def count_one(self) -> None:
+        next(self._ticks)  # one step of the interpreter: threads need no lock to lose none
+
+    def take(self) -> tuple[int, int]:
+        """How many there were since the last time, and the slow ones among them."""
+        ticks = next(self._ticks)  # to look is one tick, too
+        count, self._seen = ticks - self._seen, ticks + 1
+        slow, self.slow = self.slow, 0
+        return count, slow
+
+
 class Pending:
     """Per circuit: the epoch, how many successes, and how many of them were slow. Thread-safe."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[int, int, int]] = {}
-        self._sent_at: dict[str, float] = {}
+        self._tallies: dict[str, Tally] = {}
         self._lock = threading.Lock()
 
-    def add(self, name: str, epoch: int, slow: bool) -> tuple[int, int] | None:
-        """Count a success. Returns the successes to send now, and the slow ones among them; None: not yet."""
+    def joins(self, name: str, epoch: int, runtime_s: float | None) -> bool:
+        """Count a success that waits with others of its epoch; False, and nothing done, where `add` has to look."""
+        tally = self._tallies.get(name)
+        if (
+            tally is None
+            or tally.epoch != epoch
+            or (runtime_s is not None and runtime_s > tally.slow_after_s)
+            or time.monotonic() - tally.sent_at >= FLUSH_AFTER_S
+        ):
+            return False
+        tally.count_one()
+        return True
+
+    def add(self, name: str, epoch: int, slow: bool, slow_after_s: float | None) -> tuple[int, int] | None:
+        """Count a success. Returns the successes to send now, and the slow ones among them; None: not yet.
+
+        Until the next `add`, `joins` takes those that took `slow_after_s` at most; None: however long.
+        """
         now = time.monotonic()
         with self._lock:
-            known_epoch, count, slow_ones = self._waiting.get(name, (epoch, 0, 0))
-            if known_epoch != epoch:
-                count = slow_ones = 0  # admitted under another epoch: nobody would count them any more
-            count, slow_ones = count + 1, slow_ones + slow
-            if now - self._sent_at.get(name, -1.0) < FLUSH_AFTER_S:
-                self._waiting[name] = (epoch, count, slow_ones)
+            tally = self._tally(name, epoch)
+            tally.slow_after_s = math.inf if slow_after_s is None else slow_after_s
+            tally.slow += slow
+            tally.count_one()
+            if now - tally.sent_at < FLUSH_AFTER_S:
                 return None
-            self._waiting.pop(name, None)
-            self._sent_at[name] = now
-            return count, slow_ones
+            tally.sent_at = now
+            return tally.take()
 
     def take(self, name: str, epoch: int) -> tuple[int, int]:
         """The successes that wait under `epoch`, and the slow ones among them, to travel with a failure."""
         with self._lock:
-            known_epoch, count, slow_ones = self._waiting.pop(name, (epoch, 0, 0))
-            self._sent_at[name] = time.monotonic()
-            return (count, slow_ones) if known_epoch == epoch else (0, 0)
+            tally = self._tally(name, epoch)
+            tally.sent_at = time.monotonic()
+            return tally.take()
 
     def take_all(self) -> dict[str, tuple[int, int, int]]:
         """Everything that waits: epoch, successes, slow ones, by circuit."""
         with self._lock:
-            waiting, self._waiting = self._waiting, {}
-            return waiting
+            taken = {name: (tally.epoch, *tally.take()) for name, tally in self._tallies.items()}
+        return {name: waiting for name, waiting in taken.items() if waiting[1]}
+
+    def _tally(self, name: str, epoch: int) -> Tally:
+        """The circuit's tally for this epoch; what waits under another one nobody would count any more."""
+        tally = self._tallies.get(name)
+        if tally is None or tally.epoch != epoch:
+            tally = self._tallies[name] = Tally(epoch, -math.inf if tally is None else tally.sent_at)
+        return tally

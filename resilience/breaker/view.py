@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from resilience.breaker.machine import State
 from resilience.breaker.store import NO_END, IndexEntry
@@ -45,7 +46,7 @@ class View:
     epoch: int
     ends_at: float | None = None
 
-    @property
+    @cached_property
     def free(self) -> bool:
         """Closed, and no ramp to look after: the path of nearly every call."""
         return self.state is State.CLOSED and self.ends_at is None
