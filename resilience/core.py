@@ -17,9 +17,11 @@ from redis.exceptions import RedisError
 
 from resilience.breaker.guard import Breakers
 from resilience.delivery.broker import Broker, client_url, is_redis
-from resilience.plans import plan_of
+from resilience.plans import near_misses, plan_of
 from resilience.recovery.failover import Journey, Plan
 from resilience.recovery.parking import Parking
+from resilience.retry.budget import BudgetRule
+from resilience.retry.fleet import RetryBudgets
 from resilience.settings import Settings, SettingsError, load
 from resilience.shared_redis import SharedRedis, connect
 from signals.bus import Bus
@@ -64,6 +66,12 @@ class Core:
         return breakers
 
     @cached_property
+    def budgets(self) -> RetryBudgets:
+        """How many retries the fleet may still make, by circuit."""
+        rule = BudgetRule(self.settings.retry_budget_ratio, self.settings.retry_budget_per_s)
+        return RetryBudgets.of(self.breakers, rule)
+
+    @cached_property
     def circuits_on(self) -> bool:
         """Whether circuits take part. Without any Redis to keep them they do not, and it is said once."""
         if not (self.settings.enabled and self.settings.breakers_enabled):
@@ -78,6 +86,10 @@ class Core:
     def may_pass(self, circuit: str) -> bool:
         """Advice without I/O: is a call through `circuit` likely to be admitted now? Always, while circuits are off."""
         return not self.circuits_on or self.breakers.may_pass(circuit)
+
+    def may_retry(self, circuit: str) -> bool:
+        """Spend one retry of the fleet's budget for `circuit`; False when it is spent. One round trip."""
+        return not self.circuits_on or self.budgets.may_retry(circuit)
 
     def may_enter(self, circuit: str) -> bool:
         """The same at the door of a worker, where a circuit that closed a moment ago lets in a growing share."""
@@ -111,7 +123,7 @@ class Core:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
         if "breakers" in self.__dict__:
             self.breakers.close()
-        for part in ("settings", "breakers", "circuits_on", "can_park", "parking"):
+        for part in ("settings", "breakers", "budgets", "circuits_on", "can_park", "parking"):
             self.__dict__.pop(part, None)
         self._plans.clear()
         kombu.pools.reset()
@@ -131,6 +143,8 @@ class Core:
         if task is None:
             return None
         self._plans[name] = plan = plan_of(task)
+        for sentence in near_misses(task):
+            logger.warning("celeriac: %s", sentence)
         return plan
 
     def forget_plan(self, name: str) -> None:

@@ -8,12 +8,14 @@ to a parking queue. Health checks are answered here too, so a busy pool cannot f
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import bootsteps
 from kombu.utils.encoding import ensure_bytes
 
+from resilience.recovery.deadline import left_s
 from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
 from resilience.router import queue_of
 from signals.redact import describe
@@ -116,6 +118,9 @@ class Gate(bootsteps.StartStopStep):
         core = self._core
         if not refused and core.may_enter(circuit):
             return False
+        left = left_s(headers, time.time())
+        if left is not None and left <= 0:
+            return False  # it is over wherever it goes: here it fails, and says why
         park = core.parking.queue_for if core.can_park else None
         retries = int(headers.get("retries") or 0)
         way = detour(plan, journey, here, f"circuit {circuit} open", retries, core.may_pass, park)

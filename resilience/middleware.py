@@ -15,11 +15,12 @@ from resilience.breaker.guard import Breakers
 from resilience.core import Core
 from resilience.delivery.broker import Broker
 from resilience.gate import gate_for
+from resilience.plans import OPTIONS
 from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
 from resilience.runner import Runner
 from resilience.settings import Settings
-from resilience.task import OPTIONS, ResilientTask, guarded
+from resilience.task import ResilientTask, guarded
 from resilience.worker import WorkerLife
 from resilience.workers.health import HealthChecks
 from resilience.workers.registry import Registry, WorkerInfo

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from resilience.breaker.policy import check_name
 from resilience.recovery.failover import Plan
 
 OWN_PREFIXES = ("celery.", "resilience.")
+OPTIONS = ("circuit", "fallback", "deadline_s", "user_facing")
+"""The task options that the middleware reads."""
 
 
 class PlanError(ValueError):
@@ -23,7 +28,12 @@ def plan_of(task: Any) -> Plan | None:
     """
     name = str(task.name)
     circuit = getattr(task, "circuit", None)
-    if circuit is False or name.startswith(OWN_PREFIXES):
+    if name.startswith(OWN_PREFIXES):
+        return None
+    deadline_s, user_facing = _deadline_s(task, name), _flag(task, name, "user_facing")
+    if circuit is False:
+        if deadline_s is not None:
+            raise PlanError(f"task {name}: circuit=False takes it out of the middleware, so deadline_s has no effect")
         return None
     fallback = getattr(task, "fallback", None) or ()
     if callable(fallback):
@@ -35,11 +45,43 @@ def plan_of(task: Any) -> Plan | None:
     except (TypeError, ValueError):
         raise PlanError(f"task {name}: fallback={fallback!r} is not usable: a list of queue names is right") from None
     if circuit is None:
-        return Plan(_circuit_named_after(name), levels)
+        return Plan(_circuit_named_after(name), levels, deadline_s, user_facing)
     try:
-        return Plan(check_name(circuit), levels)
+        return Plan(check_name(circuit), levels, deadline_s, user_facing)
     except ValueError as error:
         raise PlanError(f"task {name}: {error}") from None
+
+
+def near_misses(task: Any) -> Iterator[str]:
+    """A sentence for each option that is nearly one of ours; other unknown options are Celery's business."""
+    for cls in type(task).__mro__:
+        if cls.__module__.startswith(OWN_PREFIXES) or cls is object:
+            continue
+        for option, value in vars(cls).items():
+            if option in OPTIONS or option.startswith("_") or callable(value) or isinstance(value, property):
+                continue
+            near = difflib.get_close_matches(option, OPTIONS, n=1, cutoff=0.75)
+            if near:
+                yield f"task {task.name}: option {option} has no effect here: did you mean {near[0]}?"
+
+
+def _deadline_s(task: Any, name: str) -> float | None:
+    value = getattr(task, "deadline_s", None)
+    if value is None:
+        return None
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    if not usable:
+        raise PlanError(f"task {name}: deadline_s={value!r} is not usable: seconds above 0 are right, such as 30")
+    return float(value)
+
+
+def _flag(task: Any, name: str, option: str) -> bool:
+    value = getattr(task, option, False)
+    if callable(value):
+        return False  # a method of the user's own base class, which knew the word before we did
+    if not isinstance(value, bool):
+        raise PlanError(f"task {name}: {option}={value!r} is not usable: True or False is right")
+    return value
 
 
 def _circuit_named_after(task_name: str) -> str:

@@ -6,6 +6,7 @@ an explicit queue (every retry names the queue it came from) is where it was, no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from celery.app.routes import Router
 from kombu import Exchange, Queue
 
 from resilience.delivery.transport import Connection as RepairedConnection
+from resilience.recovery.deadline import DEADLINE_HEADER, deadline_at
 from resilience.recovery.failover import HEADER, choose_level, journey_of, level_in
 
 if TYPE_CHECKING:
@@ -94,6 +96,14 @@ def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:
     class ResilientAMQP(base):
         # a Connection class of the user's own stays
         Connection = RepairedConnection if base.Connection is AMQP.Connection else base.Connection
+
+        def as_task_v2(self, task_id: str, name: str, *args: Any, **options: Any) -> Any:
+            # Here and not in the router, which does not see the eta; a retry's own header wins over this one.
+            message = super().as_task_v2(task_id, name, *args, **options)
+            plan = core.plan_for(name)
+            if plan is not None and plan.deadline_s is not None:
+                message.headers[DEADLINE_HEADER] = deadline_at(message.headers["eta"], time.time(), plan.deadline_s)
+            return message
 
         def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802  Celery's name
             stock = super().Router(queues, create_missing)

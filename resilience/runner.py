@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from billiard.exceptions import WorkerLostError
@@ -18,8 +20,9 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
-from resilience.errors.classify import classify
-from resilience.errors.taxonomy import CircuitOpenError
+from resilience.errors.classify import Classified, classify
+from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
+from resilience.recovery.deadline import left_s
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
 from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
 from resilience.router import plain_queue, queue_of
@@ -51,20 +54,22 @@ class Runner:
     def enter(self, task: Any, request: Any) -> None:
         """Admit the run, or move its message elsewhere and raise Ignore. Trouble of our own lets it run.
 
-        Raises CircuitOpenError into an eager run, which has no message.
+        Raises DeadlineError for a task that should have begun before, and CircuitOpenError into an eager run, which has
+        no message.
         """
         try:
             self._enter(task, request)
-        except (*_CONTROL, CircuitOpenError):
+        except (*_CONTROL, CircuitOpenError, DeadlineError):
             raise
         except Exception:
             logger.exception("celeriac: %s[%s] runs unguarded", task.name, request.id)
 
     def _enter(self, task: Any, request: Any) -> None:
-        if not self._core.circuits_on:
-            return
         plan = self._core.plan_for(task.name, task)
         if plan is None:
+            return
+        self._keep_deadline(task, request)
+        if not self._core.circuits_on:
             return
         journey = _journey(task, request)
         circuit = plan.circuit_at(level_in(plan, journey))
@@ -76,8 +81,19 @@ class Runner:
                 raise
             self._move_away(task, request, plan, journey, refusal)
         else:
+            if attempt - 1 == journey.spent:  # its first on this level: it counts once however often it retries
+                self._core.budgets.called(circuit)
             with self._lock:
                 self._permits[request.id, attempt] = permit
+
+    def _keep_deadline(self, task: Any, request: Any) -> None:
+        left = left_s(request.headers, time.time())
+        if left is None or left > 0:
+            return
+        attempt = (request.retries or 0) + 1
+        error = DeadlineError(f"{task.name} was to begin before its deadline, {-left:.1f} s ago; it was not begun")
+        self._abandon(task, request, attempt, classify(error), error, "its deadline is over")
+        raise error
 
     def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> None:
         core = self._core
@@ -133,17 +149,18 @@ class Runner:
         level = level_in(plan, journey)
         retries = request.retries or 0
         classified = classify(error)
-        decision = decide(
-            Situation(
-                error=classified,
-                retries=max(0, retries - journey.spent),
-                max_retries=_explicit_max_retries(task),
-                next_level=choose_level(plan, self._core.may_pass, level + 1),
-                hops=journey.hop_count,
-                circuit_open=isinstance(error, CircuitOpenError),
-            ),
-            random.random,
+        situation = Situation(
+            error=classified,
+            retries=max(0, retries - journey.spent),
+            max_retries=_explicit_max_retries(task),
+            next_level=choose_level(plan, self._core.may_pass, level + 1),
+            hops=journey.hop_count,
+            circuit_open=isinstance(error, CircuitOpenError),
+            left_s=left_s(request.headers, time.time()),
         )
+        decision = decide(situation, random.random)
+        if isinstance(decision, RetryAfter) and not self._core.may_retry(plan.circuit_at(level)):
+            decision = decide(replace(situation, budget_spent=True), random.random)
         attempt = retries + 1
         match decision:
             case RetryAfter(delay_s=delay_s):
@@ -160,17 +177,16 @@ class Runner:
                     task, error, countdown=0, max_retries=attempt,
                     queue=plain_queue(queue), headers=headers, router=self._plain_router(),
                 )  # fmt: skip
-            case Abandon():
-                self._core.bus.publish(
-                    TaskAbandoned(
-                        request.id,
-                        task.name,
-                        attempt,
-                        classified.category.value,
-                        classified.row.severity.value,
-                        describe(error),
-                    )
-                )
+            case Abandon(reason=reason):
+                self._abandon(task, request, attempt, classified, error, reason)
+
+    def _abandon(
+        self, task: Any, request: Any, attempt: int, classified: Classified, error: Exception, reason: str
+    ) -> None:
+        category, severity = classified.category.value, classified.row.severity.value
+        self._core.bus.publish(
+            TaskAbandoned(request.id, task.name, attempt, category, severity, describe(error), reason)
+        )
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 

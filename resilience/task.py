@@ -14,8 +14,6 @@ from celery import Task
 
 from signals.receivers import is_under_way, remember
 
-OPTIONS = ("circuit", "fallback")
-
 BY_THE_MIDDLEWARE = "by the middleware"
 """The value of `retry_on_worker_lost` when nobody set it: see `resilience.request`."""
 
@@ -28,6 +26,8 @@ class ResilientTask(Task):
 
     `circuit`: name of the dependency's circuit; None means the task's own name, False means none.
     `fallback`: queue names, tried in order when the circuit is open or retries are spent.
+    `deadline_s`: seconds after it was sent, or after its eta, within which it must begin; later it fails instead.
+    `user_facing`: somebody waits for it, so recovery gets half the time.
     """
 
     abstract = True
@@ -35,6 +35,8 @@ class ResilientTask(Task):
 
     circuit: ClassVar[str | bool | None] = None
     fallback: ClassVar[tuple[str, ...] | list[str]] = ()
+    deadline_s: ClassVar[float | None] = None
+    user_facing: ClassVar[bool] = False
     retry_on_worker_lost: ClassVar[bool | str] = BY_THE_MIDDLEWARE
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -101,6 +101,7 @@ class TaskAbandoned(Event):
     category: str
     severity: str
     error: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,10 @@ class PermanentError(PoolError):
     """Raise it (or a subclass) for a failure that no retry helps: it is given up at once."""
 
 
+class DeadlineError(PermanentError):
+    """The task was not begun: its deadline had passed."""
+
+
 class CircuitOpenError(PoolError):
     """The circuit lets this call not through now.
 

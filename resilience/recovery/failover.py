@@ -17,10 +17,15 @@ MAX_HOPS = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """A task's circuit and the queues of its fallback levels, in order. `levels[0]` is level 1."""
+    """A task's circuit and the queues of its fallback levels, in order. `levels[0]` is level 1.
+
+    `deadline_s`: a task must begin within so many seconds after it was due. `user_facing`: somebody waits for it.
+    """
 
     circuit: str
     levels: tuple[str, ...] = ()
+    deadline_s: float | None = None
+    user_facing: bool = False
 
     def circuit_at(self, level: int) -> str:
         """Each level has a circuit of its own: `name`, `name@queue`."""

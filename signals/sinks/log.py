@@ -44,11 +44,9 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
                 logging.INFO,
                 f"task {task}[{task_id}] attempt {attempt}: {category}, again in {delay_s:.2f} s",
             )
-        case TaskAbandoned(task_id=task_id, task=task, attempt=attempt, category=category, error=error):
-            return (
-                logging.ERROR,
-                f"task {task}[{task_id}] given up after attempt {attempt}: {category}: {error}",
-            )
+        case TaskAbandoned(task_id=task_id, task=task, attempt=attempt, category=category, error=error, reason=reason):
+            why = f" ({reason})" if reason else ""
+            return logging.ERROR, f"task {task}[{task_id}] given up after attempt {attempt}{why}: {category}: {error}"
         case WorkerDied(owner=owner, reclaimed=reclaimed, by=by):
             return (
                 logging.WARNING,

@@ -238,14 +238,14 @@ def test_a_strange_header_costs_nothing(stock: Celery, start, header: object) ->
 
 
 def test_a_state_of_a_newer_release_stops_no_worker(stock: Celery, start, broker: redis.Redis) -> None:
-    broker.hset("celeriac:v1:circuits", mapping={"other": "forced_open 3 0", "dep": "metrics_only 9 0"})
-    broker.hset("celeriac:v1:circuit:dep", mapping={"state": "metrics_only", "epoch": 9})
+    broker.hset("celeriac:v1:circuits", mapping={"other": "forced_open 3 0", "dep": "frozen_solid 9 0"})
+    broker.hset("celeriac:v1:circuit:dep", mapping={"state": "frozen_solid", "epoch": 9})
     broker.hset("celeriac:v1:circuits", "bad", "not a row at all of ours")
     worker = start("w1")
     worker.wait_ready()
     assert [stock.send_task("edges.where").get(timeout=10) for _ in range(5)] == ["celery"] * 5
     assert "Unrecoverable" not in worker.log()
-    assert "metrics_only" in worker.log()
+    assert "frozen_solid" in worker.log()
 
 
 def test_an_upstream_that_says_come_back_in_a_thousand_years_is_not_believed() -> None:

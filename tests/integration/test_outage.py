@@ -17,7 +17,7 @@ from resilience.testing import until
 from tasks.upstream import Upstream
 from tests.integration.conftest import SHOP, StartWorkers
 
-POLICY = BreakerPolicy(open_s=1.0, open_max_s=1.0)
+POLICY = BreakerPolicy(open_s=1.0, open_max_s=1.0, ramp_s=0.5)
 
 
 @pytest.fixture

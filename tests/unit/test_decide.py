@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def test_every_retry_of_a_transient_row_is_reachable_and_no_more(category: Error
     assert limit > 0
     for retries in range(limit):
         assert isinstance(_decide(category, retries), RetryAfter)
-    assert _decide(category, limit) == Abandon()
+    assert _decide(category, limit) == Abandon(f"its {limit} retries are spent")
 
 
 @pytest.mark.parametrize("category", [c for c in ErrorCategory if MATRIX[c].strategy is Strategy.ABANDON])
@@ -37,12 +39,12 @@ def test_every_retry_of_a_transient_row_is_reachable_and_no_more(category: Error
 def test_an_abandoned_row_is_given_up_even_where_a_fallback_exists(
     category: ErrorCategory, next_level: int | None
 ) -> None:
-    assert _decide(category, next_level=next_level) == Abandon()
+    assert _decide(category, next_level=next_level) == Abandon("no retry would help")
 
 
 def test_a_python_error_goes_to_the_fallback_and_without_one_fails() -> None:
     assert _decide(ErrorCategory.PYTHON, next_level=1) == FailOver(1)
-    assert _decide(ErrorCategory.PYTHON) == Abandon()
+    assert _decide(ErrorCategory.PYTHON) == Abandon("no retry would help")
 
 
 def test_an_open_circuit_fails_over_at_once_without_spending_a_retry() -> None:
@@ -61,19 +63,35 @@ def test_a_transient_failure_is_repeated_before_it_fails_over() -> None:
 
 
 def test_the_tasks_own_max_retries_wins_over_the_matrix() -> None:
-    assert _decide(ErrorCategory.CONNECTION, 0, max_retries=0) == Abandon()
+    assert _decide(ErrorCategory.CONNECTION, 0, max_retries=0) == Abandon("it is not to be retried")
     assert isinstance(_decide(ErrorCategory.CONNECTION, 50, max_retries=51), RetryAfter)
 
 
 def test_after_the_last_hop_nothing_fails_over() -> None:
     assert _decide(ErrorCategory.PYTHON, next_level=1, hops=MAX_HOPS - 1) == FailOver(1)
-    assert _decide(ErrorCategory.PYTHON, next_level=1, hops=MAX_HOPS) == Abandon()
-    assert _decide(ErrorCategory.SERVER, 3, next_level=1, hops=MAX_HOPS) == Abandon()
+    assert isinstance(_decide(ErrorCategory.PYTHON, next_level=1, hops=MAX_HOPS), Abandon)
+    assert isinstance(_decide(ErrorCategory.SERVER, 3, next_level=1, hops=MAX_HOPS), Abandon)
 
 
 def test_the_servers_hint_sets_the_delay() -> None:
     situation = Situation(_error(ErrorCategory.RATE_LIMIT, 7.0), 0)
     assert decide(situation, lambda: 0.0) == RetryAfter(7.0)
+
+
+def test_no_retry_begins_past_the_deadline() -> None:
+    in_time = Situation(_error(ErrorCategory.SERVER), 1, left_s=2.5)
+    assert decide(in_time, lambda: 0.0) == RetryAfter(2.0)
+    late = replace(in_time, left_s=1.5)
+    assert decide(late, lambda: 0.0) == Abandon("the next attempt, in 2.0 s, would begin after its deadline")
+    assert decide(replace(late, next_level=1), lambda: 0.0) == FailOver(1), "the fallback begins at once, in time"
+    over = replace(late, next_level=1, left_s=-0.1)
+    assert decide(over, lambda: 0.0) == Abandon("its deadline is over")
+
+
+def test_over_the_retry_budget_a_retry_becomes_a_failover_or_a_failure() -> None:
+    over = Situation(_error(ErrorCategory.SERVER), 0, budget_spent=True)
+    assert decide(over, lambda: 0.0) == Abandon("the retry budget of its circuit is spent")
+    assert decide(replace(over, next_level=1), lambda: 0.0) == FailOver(1)
 
 
 @given(st.lists(st.sampled_from(list(ErrorCategory)), min_size=1), st.integers(0, 4), st.booleans())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resilience.breaker.policy import check_name
-from resilience.plans import PlanError, plan_of
+from resilience.plans import PlanError, near_misses, plan_of
 from resilience.recovery.failover import Plan
 
 
@@ -58,3 +58,51 @@ def test_a_method_called_fallback_of_the_users_own_base_class_is_not_ours() -> N
     plan = plan_of(_task(fallback=lambda self: None))
     assert plan is not None
     assert plan.levels == ()
+
+
+def test_deadline_and_user_facing_are_part_of_the_plan() -> None:
+    assert plan_of(_task(deadline_s=30, user_facing=True)) == Plan("shop.charge", (), 30.0, user_facing=True)
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, "30", True, float("nan"), float("inf"), [5]])
+def test_an_unusable_deadline_is_named_with_its_task(deadline_s: Any) -> None:
+    with pytest.raises(PlanError, match=r"^task shop\.charge: deadline_s=.* is not usable: seconds above 0 are right"):
+        plan_of(_task(deadline_s=deadline_s))
+
+
+def test_user_facing_is_yes_or_no_and_a_method_of_that_name_is_not_ours() -> None:
+    with pytest.raises(
+        PlanError, match=r"^task shop\.charge: user_facing='yes' is not usable: True or False is right$"
+    ):
+        plan_of(_task(user_facing="yes"))
+    plan = plan_of(_task(user_facing=lambda self: "page"))
+    assert plan is not None
+    assert not plan.user_facing
+
+
+def test_a_deadline_on_a_task_that_opted_out_is_refused() -> None:
+    with pytest.raises(PlanError, match="takes it out of the middleware, so deadline_s has no effect"):
+        plan_of(_task(circuit=False, deadline_s=3))
+
+
+def _class_with(**options: Any) -> Any:
+    return type("charge", (), {"name": "shop.charge", "__module__": "shop", **options})()
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("curcuit", "circuit"), ("circuits", "circuit"), ("fall_back", "fallback"), ("deadline", "deadline_s"),
+     ("userfacing", "user_facing"), ("fallbacks", "fallback")],
+)  # fmt: skip
+def test_a_near_miss_of_an_option_is_pointed_out(option: str, meant: str) -> None:
+    (sentence,) = near_misses(_class_with(**{option: "x"}))
+    assert sentence == f"task shop.charge: option {option} has no effect here: did you mean {meant}?"
+
+
+@pytest.mark.parametrize("option", ["rate_limit", "max_retries", "queue", "owner", "_curcuit", "circuit", "priority"])
+def test_other_options_are_celerys_business(option: str) -> None:
+    assert list(near_misses(_class_with(**{option: "x"}))) == []
+
+
+def test_a_method_that_is_named_nearly_so_is_no_option() -> None:
+    assert list(near_misses(_class_with(circuits=lambda self: None))) == []

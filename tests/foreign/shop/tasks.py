@@ -16,7 +16,7 @@ Resilience(app)
 app.conf.update(
     worker_prefetch_multiplier=2,
     resilience_circuits={
-        "payments": {"open_s": 1.0, "open_max_s": 1.0},
+        "payments": {"open_s": 1.0, "open_max_s": 1.0, "ramp_s": 0.5},
         "slow-to-open": {"consecutive_failures": 1000, "minimum_calls": 1000},
     },
 )
