@@ -25,7 +25,10 @@ if TYPE_CHECKING:
         Strategy,
         TransientError,
     )
+    from resilience.errors.wrapping import wrap
     from resilience.middleware import Resilience
+    from resilience.retry import backoff
+    from resilience.retry.call import with_retry
     from resilience.settings import Settings
 
 _HOMES = {
@@ -40,9 +43,12 @@ _HOMES = {
     "Severity": "resilience.errors.taxonomy",
     "Strategy": "resilience.errors.taxonomy",
     "TransientError": "resilience.errors.taxonomy",
+    "backoff": "resilience.retry.backoff",
     "circuit": "resilience.current",
     "classify": "resilience.errors.classify",
     "rule": "resilience.errors.classify",
+    "wrap": "resilience.errors.wrapping",
+    "with_retry": "resilience.retry.call",
 }
 
 __all__ = [
@@ -57,9 +63,12 @@ __all__ = [
     "Severity",
     "Strategy",
     "TransientError",
+    "backoff",
     "circuit",
     "classify",
     "rule",
+    "with_retry",
+    "wrap",
 ]
 
 
@@ -82,6 +91,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'resilience' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    module = import_module(home)
+    value = module if home.endswith(f".{name}") else getattr(module, name)
     globals()[name] = value
     return value

@@ -19,7 +19,8 @@ from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
 from resilience.errors.classify import classify
-from resilience.errors.taxonomy import CircuitOpenError, Growth, Row, Strategy
+from resilience.errors.taxonomy import Growth, Row, Strategy
+from resilience.retry.verdict import refusal_in
 
 Rng = Callable[[], float]
 """Gives a random number in [0, 1)."""
@@ -64,7 +65,7 @@ class Backoff(wait_base):
 def hint_in(retry_state: RetryCallState) -> float | None:
     """Seconds that the server asked for with the failure of the last attempt. A circuit of ours is no server."""
     error = retry_state.outcome.exception() if retry_state.outcome is not None else None
-    return None if error is None or isinstance(error, CircuitOpenError) else classify(error).retry_after_s
+    return None if error is None or refusal_in(error) is not None else classify(error).retry_after_s
 
 
 def checked(seconds: object) -> float:
@@ -263,19 +264,19 @@ class custom(Backoff):
 
 # -- the matrix's own ----------------------------------------------------------------------------------------------
 
-CAP_S = 60.0
-HINT_CAP_S = 3600.0
+MATRIX_CAP_S = 60.0
+MATRIX_HINT_CAP_S = 3600.0
 _JITTER = 0.25
-_IMMEDIATELY = linear(first_s=0.0, step_s=0.1, cap_s=CAP_S, jitter=0.0)
+_IMMEDIATELY = linear(first_s=0.0, step_s=0.1, cap_s=MATRIX_CAP_S, jitter=0.0)
 _BY_GROWTH: dict[Growth, Backoff] = {
     Growth.NONE: linear(first_s=0.0, jitter=0.0),
-    Growth.LINEAR: linear(first_s=1.0, cap_s=CAP_S * (1 + _JITTER), jitter=_JITTER),
-    Growth.EXPONENTIAL: exponential(first_s=1.0, cap_s=CAP_S * (1 + _JITTER), jitter=_JITTER),
+    Growth.LINEAR: linear(first_s=1.0, cap_s=MATRIX_CAP_S * (1 + _JITTER), jitter=_JITTER),
+    Growth.EXPONENTIAL: exponential(first_s=1.0, cap_s=MATRIX_CAP_S * (1 + _JITTER), jitter=_JITTER),
 }
 
 
 _BY_ROW = {
-    (immediate, growth): server_hint(_IMMEDIATELY if immediate else strategy, HINT_CAP_S)
+    (immediate, growth): server_hint(_IMMEDIATELY if immediate else strategy, MATRIX_HINT_CAP_S)
     for growth, strategy in _BY_GROWTH.items()
     for immediate in (False, True)
 }
