@@ -1,25 +1,35 @@
 """Every option of the middleware: name, unit, default. Validated at start-up; an unknown name is refused with a hint.
 
-Options live in `app.conf` as `resilience_<name>` and in the environment as `RESILIENCE_<NAME>` (JSON for mappings).
-What the app sets beats the environment, which beats the default.
+Options live in `app.conf` as `resilience_<name>` and in the environment as `RESILIENCE_<NAME>` (JSON for mappings and
+lists). What the app sets beats the environment, which beats the default.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import re
 from collections import UserDict
 from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from resilience.breaker.policy import BreakerPolicy, check_name
-from signals.redact import redact
+from resilience.errors.overrides import MatrixError, matrix_with
+from resilience.errors.taxonomy import ErrorCategory, Row
+from signals.redact import one_line, redact
 
 PREFIX = "resilience_"
+NEAR = 0.8
+"""From this likeness on (see difflib), a variable of the environment is one of ours misspelt."""
+
+_JSON = {"breaker": "object", "circuits": "object", "matrix": "object", "redact_names": "list"}
+
+logger = logging.getLogger("celeriac")
 
 
 class SettingsError(ValueError):
@@ -44,7 +54,15 @@ class Settings(BaseModel):
     breaker: BreakerPolicy = Field(
         default=BreakerPolicy(), description="The policy of circuits without one of their own."
     )
-    circuits: dict[str, BreakerPolicy] = Field(default={}, description="Policies by circuit name.")
+    circuits: dict[str, BreakerPolicy] = Field(
+        default={}, description="Policies by circuit name; what one leaves out is as in `resilience_breaker`."
+    )
+    matrix: dict[Any, Any] = Field(
+        default={}, description="Changes to the error matrix, by category and field: see below."
+    )
+    redact_names: tuple[str, ...] = Field(
+        default=(), description="Further names whose values are secrets, hidden in logs, events and errors."
+    )
     breakers_enabled: bool = Field(default=True, description="Circuits: admission, feeding, re-routing.")
     retries_enabled: bool = Field(default=True, description="Retries by the error matrix in the task base class.")
     retry_budget_ratio: float = Field(
@@ -85,14 +103,65 @@ class Settings(BaseModel):
             check_name(name)
         return value
 
+    @field_validator("matrix", mode="before")
+    @classmethod
+    def _matrix_is_sound(cls, value: Any) -> Any:
+        matrix_with(value)
+        return value
+
+    @field_validator("redact_names", mode="before")
+    @classmethod
+    def _names_are_listed(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError('must be a list of names, as ["x-pin"]')  # noqa: TRY004  pydantic wants a ValueError
+        return value
+
+    @field_validator("redact_names")
+    @classmethod
+    def _names_can_be_found(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(2 <= len(name.strip()) <= 100 and name.isprintable() for name in value):
+            raise ValueError("names of 2 to 100 printable characters are right")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _circuits_inherit(cls, values: Any) -> Any:
+        """Each circuit's policy is what `breaker` sets, with the circuit's own fields on top; then it is validated."""
+        if not isinstance(values, dict) or not isinstance(values.get("circuits"), Mapping):
+            return values
+        base = _given_fields(values.get("breaker", {}))
+        circuits = values["circuits"]
+        return {**values, "circuits": {name: _inherited(name, circuits, base) for name in circuits}}
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """For repr and str: passwords in URLs are blanked."""
         for name, value in super().__repr_args__():
-            yield name, redact(value) if isinstance(value, str) else value
+            if name in Settings.model_fields:
+                yield name, redact(value) if isinstance(value, str) else value
 
     def policy(self, circuit: str) -> BreakerPolicy:
         """The policy of a circuit; `name@level` has that of `name` unless it has its own."""
         return self.circuits.get(circuit) or self.circuits.get(circuit.partition("@")[0]) or self.breaker
+
+    @cached_property
+    def error_matrix(self) -> Mapping[ErrorCategory, Row]:
+        """The error matrix with this app's changes."""
+        return matrix_with(self.matrix)
+
+
+def _given_fields(policy: Any) -> Any:
+    """What was set of a policy, as a mapping; anything that is no policy as it is, for the validator to refuse."""
+    return policy.model_dump(exclude_unset=True) if isinstance(policy, BreakerPolicy) else policy
+
+
+def _inherited(name: Any, circuits: Mapping[Any, Any], base: Any) -> Any:
+    own = _given_fields(circuits[name])
+    circuit, at, _ = str(name).partition("@")
+    above = _given_fields(circuits.get(circuit, {})) if at else {}
+    layers = (base, above, own)
+    if not all(isinstance(layer, Mapping) for layer in layers):
+        return own
+    return {field: value for layer in layers for field, value in layer.items()}
 
 
 def given_by_user(conf: Any, key: str) -> Any:
@@ -106,11 +175,9 @@ def load(conf: Mapping[str, Any] | Any, environ: Mapping[str, str] | None = None
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     written: dict[str, str] = {}
-    for name in Settings.model_fields:
-        text = environ.get((PREFIX + name).upper())
-        if text is not None:
-            values[name] = _from_text(name, text)
-            written[name] = (PREFIX + name).upper()
+    for variable, name, text in _in_environment(environ):
+        values[name] = _from_text(name, text)
+        written[name] = variable
     for where, name, value in _given(conf):
         if name not in Settings.model_fields:
             raise SettingsError(f"unknown setting {where}{_hint(where, name)}")
@@ -120,6 +187,30 @@ def load(conf: Mapping[str, Any] | Any, environ: Mapping[str, str] | None = None
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_sentence(error, written)) from None
+
+
+def _in_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(variable, option, text) of our variables. A near miss is refused; other RESILIENCE_* may be somebody else's."""
+    strangers = []
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX.upper()):
+            continue
+        name = variable[len(PREFIX) :].lower()
+        if name in Settings.model_fields:
+            yield variable, name, environ[variable]
+        elif near := difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=NEAR):
+            right = (PREFIX + near[0]).upper()
+            raise SettingsError(f"unknown setting {variable} in the environment: did you mean {right}?")
+        else:
+            strangers.append(variable)
+    if strangers:
+        _say_once(tuple(strangers))
+
+
+@cache
+def _say_once(variables: tuple[str, ...]) -> None:
+    names = ", ".join(variables)
+    logger.warning("celeriac: no setting of ours, so left alone: %s in the environment", names)
 
 
 def _given(conf: Any) -> Iterator[tuple[str, str, Any]]:
@@ -142,12 +233,13 @@ def _given(conf: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def _from_text(name: str, text: str) -> Any:
-    if name not in ("breaker", "circuits"):
+    kind = _JSON.get(name)
+    if kind is None:
         return text
     try:
         return json.loads(text)
     except ValueError:
-        raise SettingsError(f"environment variable {(PREFIX + name).upper()} must be a JSON object") from None
+        raise SettingsError(f"environment variable {(PREFIX + name).upper()} must be a JSON {kind}") from None
 
 
 def _hint(where: str, name: str) -> str:
@@ -160,11 +252,13 @@ def _hint(where: str, name: str) -> str:
 
 def _sentence(error: ValidationError, written: Mapping[str, str]) -> str:
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    path = [one_line(str(part), 60) for part in first["loc"]]
     where = ".".join([written.get(path[0], PREFIX + path[0]), *path[1:]]) if path else "resilience settings"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], BreakerPolicy.model_fields, n=1)
         return f"unknown setting {where}" + (f": did you mean {near[0]}?" if near else "")
+    refusal = first.get("ctx", {}).get("error")
+    if isinstance(refusal, MatrixError):
+        return f"setting {'.'.join((where, *refusal.path))} is wrong: {refusal.message}"
     reason = str(first["msg"]).removeprefix("Value error, ")
-    got = redact(" ".join(repr(first.get("input")).split()))
-    return f"setting {where} is wrong: {reason} (got {got if len(got) <= 120 else got[:117] + '...'})"
+    return f"setting {where} is wrong: {reason} (got {one_line(repr(first.get('input')), 120)})"

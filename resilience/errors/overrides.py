@@ -55,13 +55,18 @@ def _row(category: ErrorCategory, given: Any) -> Row:
     if changes.get("strategy") is Strategy.ABANDON:
         changes.setdefault("max_retries", 0)
     row = replace(MATRIX[category], **changes)
-    contradiction = _contradiction(row)
+    contradiction = _contradiction(category, row)
     if contradiction:
         raise MatrixError(path, contradiction)
     return row
 
 
-def _contradiction(row: Row) -> str:
+def _contradiction(category: ErrorCategory, row: Row) -> str:
+    if category is ErrorCategory.PYTHON and row.counts:
+        return (
+            "a mistake in code says nothing about a dependency, so counts cannot be true: "
+            "where an exception does say something, give it another category with a rule"
+        )
     if row.strategy is Strategy.ABANDON and row.max_retries:
         return (
             f"strategy abandon never retries, so max_retries {row.max_retries} cannot be: "

@@ -78,6 +78,11 @@ def test_an_abandoned_error_needs_no_word_about_retries() -> None:
             ("auth_error",),
             "strategy backoff_retry is for errors that may pass, but transient is false: ",
         ),
+        (
+            {"python_error": {"counts": True}},
+            ("python_error",),
+            "a mistake in code says nothing about a dependency, so ",
+        ),
         ({"python_error": {"max_retries": 3}}, ("python_error",), "max_retries 3 is for errors that may pass, but "),
     ],
 )
