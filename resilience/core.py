@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from resilience.breaker.guard import Breakers
 from resilience.delivery.broker import Broker, client_url, is_redis
+from resilience.errors.taxonomy import ErrorCategory, Row
 from resilience.plans import near_misses, plan_of
 from resilience.recovery.failover import Journey, Plan
 from resilience.recovery.parking import Parking
@@ -26,7 +27,7 @@ from resilience.settings import Settings, SettingsError, load
 from resilience.shared_redis import SharedRedis, connect
 from signals.bus import Bus
 from signals.events import TaskRerouted
-from signals.redact import redact
+from signals.redact import hide_names, redact
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -51,19 +52,26 @@ class Core:
     def settings(self) -> Settings:
         """The validated options. Raises SettingsError with one sentence; inside a command, the command's own error."""
         try:
-            return load(self.app.conf)
+            settings = load(self.app.conf)
         except SettingsError as error:
             if click.get_current_context(silent=True) is None:
                 raise
             raise click.ClickException(f"celeriac: {error}") from None
+        hide_names(settings.redact_names)
+        return settings
 
     @cached_property
     def breakers(self) -> Breakers:
         """The shared circuits."""
         shared = SharedRedis(connect(self._store_url(), self.settings.store_timeout_s), self.settings.namespace)
-        breakers = Breakers(shared, self.settings.policy, self.bus)
+        breakers = Breakers(shared, self.settings.policy, self.bus, self.matrix)
         atexit.register(breakers.flush)
         return breakers
+
+    @cached_property
+    def matrix(self) -> Mapping[ErrorCategory, Row]:
+        """The error matrix with this app's changes."""
+        return self.settings.error_matrix
 
     @cached_property
     def budgets(self) -> RetryBudgets:
@@ -116,14 +124,14 @@ class Core:
 
     def forget_settings(self) -> None:
         """The app's configuration changed: validate it again when it is next asked for."""
-        for part in ("settings", "circuits_on"):
+        for part in ("settings", "matrix", "circuits_on"):
             self.__dict__.pop(part, None)
 
     def reconfigure(self) -> None:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
         if "breakers" in self.__dict__:
             self.breakers.close()
-        for part in ("settings", "breakers", "budgets", "circuits_on", "can_park", "parking"):
+        for part in ("settings", "matrix", "breakers", "budgets", "circuits_on", "can_park", "parking"):
             self.__dict__.pop(part, None)
         self._plans.clear()
         kombu.pools.reset()

@@ -20,8 +20,9 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
-from resilience.errors.classify import Classified, classify
+from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
+from resilience.errors.wrapping import wrap
 from resilience.recovery.deadline import left_s
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
 from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
@@ -38,6 +39,7 @@ logger = logging.getLogger("celeriac")
 Listener = Callable[[Attempt], object]
 
 _CONTROL = (Ignore, Reject, Retry)
+_BEGAN = "_celeriac_began"
 
 
 class Runner:
@@ -57,6 +59,7 @@ class Runner:
         Raises DeadlineError for a task that should have begun before, and CircuitOpenError into an eager run, which has
         no message.
         """
+        setattr(request, _BEGAN, time.time())
         try:
             self._enter(task, request)
         except (*_CONTROL, CircuitOpenError, DeadlineError):
@@ -92,7 +95,7 @@ class Runner:
             return
         attempt = (request.retries or 0) + 1
         error = DeadlineError(f"{task.name} was to begin before its deadline, {-left:.1f} s ago; it was not begun")
-        self._abandon(task, request, attempt, classify(error), error, "its deadline is over")
+        self._abandon(task, request, attempt, error, "its deadline is over", "")
         raise error
 
     def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> None:
@@ -148,7 +151,7 @@ class Runner:
         journey = _journey(task, request)
         level = level_in(plan, journey)
         retries = request.retries or 0
-        classified = classify(error)
+        classified = classify(error, matrix=self._core.matrix)
         situation = Situation(
             error=classified,
             retries=max(0, retries - journey.spent),
@@ -178,15 +181,21 @@ class Runner:
                     queue=plain_queue(queue), headers=headers, router=self._plain_router(),
                 )  # fmt: skip
             case Abandon(reason=reason):
-                self._abandon(task, request, attempt, classified, error, reason)
+                self._abandon(task, request, attempt, error, reason, plan.circuit_at(level))
 
-    def _abandon(
-        self, task: Any, request: Any, attempt: int, classified: Classified, error: Exception, reason: str
-    ) -> None:
-        category, severity = classified.category.value, classified.row.severity.value
-        self._core.bus.publish(
-            TaskAbandoned(request.id, task.name, attempt, category, severity, describe(error), reason)
-        )
+    def _abandon(self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str) -> None:
+        began = getattr(request, _BEGAN, None)
+        elapsed_s = None if began is None else time.time() - began
+        wrapped = wrap(
+            error, attempt=attempt, task_id=request.id, task=task.name, worker=request.hostname,
+            circuit=circuit or None, started_at=began, elapsed_s=elapsed_s, matrix=self._core.matrix,
+        )  # fmt: skip
+        known = wrapped.context
+        event = TaskAbandoned(
+            request.id, task.name, attempt, known.category.value, known.severity.value, describe(error), reason,
+            wrapped.to_json(), wrapped.format_for_logging(f"given up: {reason}"),
+        )  # fmt: skip
+        self._core.bus.publish(event)
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 

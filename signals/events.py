@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
+
+from signals.redact import redact_value
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,8 @@ class Event:
     kind: ClassVar[str] = "event"
 
     def fields(self) -> dict[str, Any]:
-        """The event's values, JSON-ready, without its kind."""
-        return dataclasses.asdict(self)
+        """The event's values, JSON-ready and redacted, without its kind."""
+        return {name: redact_value(value) for name, value in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,10 @@ class RetryDecided(Event):
 
 @dataclass(frozen=True)
 class TaskAbandoned(Event):
-    """A task failed for good: no retry and no further level would help."""
+    """A task failed for good: no retry and no further level would help, for the `reason` given.
+
+    `context` is what is known of the error as data (see `resilience.wrap`), `report` the same in lines for a person.
+    """
 
     kind: ClassVar[str] = "task-abandoned"
 
@@ -102,6 +108,8 @@ class TaskAbandoned(Event):
     severity: str
     error: str
     reason: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    report: str = ""
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,11 @@ class WrappedError(PoolError):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
-    def format_for_logging(self) -> str:
-        """Several lines: what happened, where, why, how to fix it, and what happens next."""
+    def format_for_logging(self, then: str = "") -> str:
+        """Several lines: what happened, where, why, how to fix it, and what happens next.
+
+        `then` says what was decided; without it, what the error's strategy foresees.
+        """
         context = self.context
         advice = ADVICE[context.category]
         asked = "" if context.retry_after_s is None else f", the server asks to wait {context.retry_after_s:g} s"
@@ -75,7 +78,7 @@ class WrappedError(PoolError):
             ("where", _place(context)),
             ("why", advice.why),
             ("fix", advice.fix),
-            ("next", NEXT[context.strategy] + asked),
+            ("next", then or NEXT[context.strategy] + asked),
             ("data", json.dumps(dict(context.metadata), ensure_ascii=False) if context.metadata else ""),
         ]
         head = f"{context.operation or context.task or 'a call'} failed: {_said(context)}"

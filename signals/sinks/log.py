@@ -16,6 +16,7 @@ from signals.events import (
     WorkerDied,
     WorkerUnhealthy,
 )
+from signals.redact import redact
 
 logger = logging.getLogger("celeriac")
 
@@ -23,7 +24,8 @@ logger = logging.getLogger("celeriac")
 def log_sink(event: Event) -> None:
     """Write `event` to the logger `celeriac` at the level it deserves."""
     level, text = _line(event)
-    logger.log(level, "%s", text, extra={"celeriac_event": event.kind})
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", redact(text), extra={"celeriac_event": event.kind})
 
 
 def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
@@ -44,9 +46,8 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
                 logging.INFO,
                 f"task {task}[{task_id}] attempt {attempt}: {category}, again in {delay_s:.2f} s",
             )
-        case TaskAbandoned(task_id=task_id, task=task, attempt=attempt, category=category, error=error, reason=reason):
-            why = f" ({reason})" if reason else ""
-            return logging.ERROR, f"task {task}[{task_id}] given up after attempt {attempt}{why}: {category}: {error}"
+        case TaskAbandoned():
+            return logging.ERROR, _abandoned(event)
         case WorkerDied(owner=owner, reclaimed=reclaimed, by=by):
             return (
                 logging.WARNING,
@@ -56,3 +57,9 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
             return logging.WARNING, f"worker {owner} missed {missed} health checks"
         case _:
             return logging.INFO, f"{event.kind} {event.fields()}"
+
+
+def _abandoned(event: TaskAbandoned) -> str:
+    why = f" ({event.reason})" if event.reason else ""
+    first = f"task {event.task}[{event.task_id}] given up after attempt {event.attempt}{why}"
+    return f"{first}: {event.category}: {event.error}" + (f"\n{event.report}" if event.report else "")
