@@ -37,10 +37,10 @@ OUTAGE: tuple[dict[str, Any], ...] = (
     {"for_s": 4.0, "mode": "hang"},
     {"for_s": 4.0, "mode": "refuse"},
 )
-POLICY = {"open_s": 3.0, "open_max_s": 3.0, "minimum_calls": 10, "window_s": 4.0}
+POLICY = {"open_s": 3.0, "open_max_s": 3.0, "minimum_calls": 10, "window_s": 4.0, "ramp_s": 1.0}
 LATENCY_S = 0.2
 ATTEMPT_TIMEOUT_S = 1.0
-KILL_AT = 0.6
+KILL_AT = 0.7
 VICTIM = "worker1"
 LOOK_EVERY_S = 0.25
 
