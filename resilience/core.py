@@ -62,9 +62,10 @@ class Core:
 
     @cached_property
     def breakers(self) -> Breakers:
-        """The shared circuits."""
+        """The shared circuits, with the rule of their retry budgets for whoever calls through them."""
         shared = SharedRedis(connect(self._store_url(), self.settings.store_timeout_s), self.settings.namespace)
         breakers = Breakers(shared, self.settings.policy, self.bus, self.matrix)
+        RetryBudgets.of(breakers, BudgetRule(self.settings.retry_budget_ratio, self.settings.retry_budget_per_s))
         atexit.register(breakers.flush)
         return breakers
 
@@ -76,8 +77,7 @@ class Core:
     @cached_property
     def budgets(self) -> RetryBudgets:
         """How many retries the fleet may still make, by circuit."""
-        rule = BudgetRule(self.settings.retry_budget_ratio, self.settings.retry_budget_per_s)
-        return RetryBudgets.of(self.breakers, rule)
+        return RetryBudgets.of(self.breakers)
 
     @cached_property
     def circuits_on(self) -> bool:
