@@ -13,6 +13,7 @@ from celery.worker.request import Request
 from resilience.settings import given_by_user
 from resilience.task import BY_THE_MIDDLEWARE
 from signals.events import Attempt, Result
+from signals.redact import redact
 
 LOST_RETRY_DELAY_S = 1.0
 
@@ -37,6 +38,13 @@ class ResilientRequest(Request):
             return stock(self, outcome, **kwargs)
 
         cls.on_success = on_success
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's name
+        """Celery's own event, its error redacted: Flower and every consumer of events show it."""
+        for name in ("exception", "traceback"):
+            if isinstance(fields.get(name), str):
+                fields[name] = redact(fields[name])
+        super().send_event(type, **fields)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A soft limit is the child's to report; the hard one ends the attempt here."""

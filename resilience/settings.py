@@ -100,6 +100,8 @@ class Settings(BaseModel):
     @classmethod
     def _circuit_names(cls, value: dict[str, BreakerPolicy]) -> dict[str, BreakerPolicy]:
         for name in value:
+            if redact(name) != name:
+                raise ValueError(f"circuit name {one_line(name, 60)} is not usable: it looks like a secret")
             check_name(name)
         return value
 
@@ -260,5 +262,5 @@ def _sentence(error: ValidationError, written: Mapping[str, str]) -> str:
     refusal = first.get("ctx", {}).get("error")
     if isinstance(refusal, MatrixError):
         return f"setting {'.'.join((where, *refusal.path))} is wrong: {refusal.message}"
-    reason = str(first["msg"]).removeprefix("Value error, ")
+    reason = redact(str(first["msg"]).removeprefix("Value error, "))
     return f"setting {where} is wrong: {reason} (got {one_line(repr(first.get('input')), 120)})"
