@@ -65,6 +65,15 @@ class Twins(RuleBasedStateMachine):
             self.budget, granted = budget.ask(self.budget, self.rule, self.now)
             self._compare([int(granted), *self._sums()], calls, ask=True)
 
+    @rule(ahead=st.integers(0, 2 * _WINDOW_MS))
+    def be_refused_by_a_clock_ahead(self, ahead: int) -> None:
+        kept, self.rule = self.rule, BudgetRule(0, 0)
+        self.now += ahead
+        self.budget, granted = budget.ask(self.budget, self.rule, self.now)
+        self._compare([int(granted), *self._sums()], 0, ask=True)
+        self.now -= ahead
+        self.rule = kept
+
     def _sums(self) -> tuple[int, int]:
         now = budget.count(self.budget, 0, self.now)
         return sum(now.calls), sum(now.retries)

@@ -291,6 +291,23 @@ def test_without_redis_calls_are_tried_again_within_a_budget_of_the_process(
     assert time.monotonic() - began < BOUND_S + 0.25
 
 
+@BOTH
+def test_no_attempt_begins_after_the_deadline_although_the_budget_was_slow_to_answer(
+    make: MakeBreakers, own_redis: RedisServer, kind: str
+) -> None:
+    budgets = RetryBudgets.of(make(own_redis.url()))
+    failing = Failing()
+    circuit = make(policy=PATIENT).circuit("a")
+    call(kind, Failing(0), circuit=circuit)
+    own_redis.freeze()
+    began = time.monotonic()
+    with pytest.raises(ConnectionError):
+        call(kind, failing, circuit=circuit, budget=budgets, backoff=backoff.custom(lambda _: 0.3), deadline_s=0.4)
+    assert failing.calls == 1
+    assert time.monotonic() - began < 0.25 + 0.3, "it waits for no longer than the deadline"
+    own_redis.thaw()
+
+
 STORM = """
     import asyncio, sys
     from resilience import BreakerPolicy, Breakers, backoff, with_retry

@@ -229,10 +229,10 @@ def test_cancelling_the_caller_cancels_the_attempt_and_nothing_is_tried_again(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert task.cancelled()
+        assert ended == ([] if while_waiting else ["attempt"]), "its clean-up is over before the caller goes on"
 
     asyncio.run(main())
     assert calls == [1]
-    assert ended == ([] if while_waiting else ["attempt"])
 
 
 def test_cancelling_is_not_swallowed_when_the_attempt_ends_at_the_same_moment() -> None:
@@ -274,11 +274,22 @@ def test_what_a_cancelled_attempt_raises_instead_is_the_cause_of_the_timeout() -
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_a_coroutine_that_is_closed_ends_quietly() -> None:
+def test_a_coroutine_that_is_closed_ends_quietly_and_its_attempt_with_it() -> None:
     async def main() -> None:
-        coroutine = with_retry(asyncio.sleep)(5)
+        attempts: list[asyncio.Task[None]] = []
+
+        async def hang() -> None:
+            current = asyncio.current_task()
+            assert current is not None
+            attempts.append(current)
+            await asyncio.sleep(5)
+
+        coroutine = with_retry(hang)()
         coroutine.send(None)
+        while not attempts:
+            await asyncio.sleep(0)
         coroutine.close()
-        await asyncio.sleep(0.01)
+        await asyncio.wait(attempts, timeout=1)
+        assert attempts[0].cancelled()
 
     asyncio.run(main())

@@ -115,7 +115,7 @@ def test_a_transient_error_decides_for_itself(kind: str) -> None:
 @BOTH
 @pytest.mark.parametrize(
     "word",
-    [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError(), SoftTimeLimitExceeded(),
+    [KeyboardInterrupt("timed out"), SystemExit(3), GeneratorExit(), asyncio.CancelledError(), SoftTimeLimitExceeded(),
      Ignore(), Reject("connection refused"), Retry("timed out", ConnectionError())],
     ids=repr,
 )  # fmt: skip
