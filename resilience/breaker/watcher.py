@@ -86,12 +86,16 @@ class Watcher:
         if self._subscription is None:
             self._subscription = self._store.listen()
             self._refresh()
+        told = 0
         for text in pushes(self._subscription, TURN_S):
             name, entry = parse_push(text)
             self._views.see(name, entry)
+            told += 1
         if self._link.away:
             self._come_back()
-        elif self._store.version() != self._version:
+        elif (version := self._store.version()) == self._version + told:
+            self._version = version  # every transition since the last look was pushed: no need to read all circuits
+        else:
             self._refresh()
         self._renew_probes()
 
