@@ -8,6 +8,7 @@ from __future__ import annotations
 # A process's first connection imports these two; a fork in the middle of that would lock the child out for ever.
 import email.parser  # noqa: F401  for its presence alone
 import encodings.idna  # noqa: F401  the same
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -71,6 +72,13 @@ class SharedRedis:
         for keys, args in calls:
             pipe.evalsha(sha, len(keys), *keys, *args)
         return pipe.execute(raise_on_error=False)
+
+    def run_all(self, file: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        """Run a loaded script once for each keys and args, in one round trip, and one that asks if Redis knows it."""
+        pipe = self.client.pipeline(transaction=False)
+        for keys, args in calls:
+            self._scripts[file](keys=keys, args=args, client=pipe)
+        return list(pipe.execute())
 
     def reconnect_in_child(self) -> None:
         """After a fork: connections of the child's own, without touching the inherited pool.

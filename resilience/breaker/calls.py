@@ -67,7 +67,8 @@ class CircuitCalls:
 
     def _enter(self, permit: Permit) -> Permit:
         self._inside[permit] = True
-        _entered.set((*(outer for outer in _entered.get() if not outer.settled), permit))
+        outside = _entered.get()
+        _entered.set((*(outer for outer in outside if not outer.settled), permit) if outside else (permit,))
         return permit
 
     def _leave(self) -> Permit:
@@ -77,6 +78,9 @@ class CircuitCalls:
         then any permit of this very object is the right one.
         """
         entered = _entered.get()
+        if entered and self._inside.pop(entered[-1], False):  # as nearly always
+            _entered.set(entered[:-1])
+            return entered[-1]
         permit = next((mine for mine in reversed(entered) if self._inside.pop(mine, False)), None)
         if permit is None:
             return self._inside.popitem()[0]

@@ -24,7 +24,7 @@ from resilience.breaker.permit import Ending, Permit, as_result, permit_from_thr
 from resilience.breaker.policies import Policies
 from resilience.breaker.policy import BreakerPolicy, check_name
 from resilience.breaker.snapshot import snapshot_of
-from resilience.breaker.store import CircuitStore, IndexEntry, Order, Reply
+from resilience.breaker.store import CircuitStore, IndexEntry, Order, Reply, Report
 from resilience.breaker.view import SILENT, Stance, View, Views
 from resilience.breaker.watcher import Watcher
 from resilience.errors.taxonomy import MATRIX, CircuitOpenError, ErrorCategory, Row
@@ -35,6 +35,9 @@ from signals.events import CircuitChanged, Result
 from signals.redact import redact
 
 T = TypeVar("T")
+
+_TOGETHER = 100
+"""Circuits reported in one round trip: some milliseconds of the server's time."""
 
 
 class Companion(Protocol):
@@ -264,8 +267,12 @@ class Breakers:
 
     def flush(self) -> None:
         """Send the successes that wait for company, and what companions keep."""
-        for name, (epoch, count, slow) in self._pending.take_all().items():
-            self._report(name, Outcome(epoch, owner(), count, slow=slow))
+        waiting = [
+            Report(name, self._policy(name), Outcome(epoch, owner(), count, slow=slow), _jitter())
+            for name, (epoch, count, slow) in self._pending.take_all().items()
+        ]
+        for first in range(0, len(waiting), _TOGETHER):
+            self._report_all(waiting[first : first + _TOGETHER])
         for companion in tuple(self._companions.values()):
             companion.flush()
 
@@ -298,12 +305,21 @@ class Breakers:
 
     def _report(self, name: str, outcome: Outcome) -> None:
         policy = self._policy(name)
-        jitter = random.random()  # noqa: S311  spreads probes, protects nothing
+        jitter = _jitter()
         reply = self.link.ask(
             lambda: self._store.record(name, policy, outcome, jitter),
             lambda: self._alone.record(name, policy, outcome, jitter),
         )
         self._learn(name, reply)
+
+    def _report_all(self, reports: list[Report]) -> None:
+        """In one round trip, so that the watcher is soon back at its pushes."""
+        replies = self.link.ask(
+            lambda: self._store.record_all(reports),
+            lambda: [self._alone.record(*report) for report in reports],
+        )
+        for report, reply in zip(reports, replies, strict=True):
+            self._learn(report.name, reply)
 
     def _epoch(self, name: str) -> int:
         view = self._view(name)
@@ -381,3 +397,7 @@ class Breakers:
         self.flush()
         self._watcher.close()
         self._shared.close()
+
+
+def _jitter() -> float:
+    return random.random()  # noqa: S311  spreads probes, protects nothing

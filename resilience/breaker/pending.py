@@ -8,16 +8,18 @@ import threading
 import time
 
 FLUSH_AFTER_S = 0.1
+AT_ONCE = 10
+"""Reports in FLUSH_AFTER_S that callers send themselves: a process that uses many circuits does not pay for each."""
 
 
 class Tally:
     """Successes of one circuit under one epoch. All but `count_one` is for who holds the lock of its `Pending`."""
 
-    __slots__ = ("_seen", "_ticks", "epoch", "sent_at", "slow", "slow_after_s")
+    __slots__ = ("_seen", "_ticks", "epoch", "looked_at", "slow", "slow_after_s")
 
-    def __init__(self, epoch: int, sent_at: float) -> None:
+    def __init__(self, epoch: int, looked_at: float) -> None:
         self.epoch = epoch
-        self.sent_at = sent_at
+        self.looked_at = looked_at
         self.slow = 0
         self.slow_after_s = math.inf
         self._ticks = itertools.count()
@@ -39,6 +41,8 @@ class Pending:
 
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = {}
+        self._since = -math.inf
+        self._sent = 0
         self._lock = threading.Lock()
 
     def joins(self, name: str, epoch: int, runtime_s: float | None) -> bool:
@@ -48,7 +52,7 @@ class Pending:
             tally is None
             or tally.epoch != epoch
             or (runtime_s is not None and runtime_s > tally.slow_after_s)
-            or time.monotonic() - tally.sent_at >= FLUSH_AFTER_S
+            or time.monotonic() - tally.looked_at >= FLUSH_AFTER_S
         ):
             return False
         tally.count_one()
@@ -65,16 +69,16 @@ class Pending:
             tally.slow_after_s = math.inf if slow_after_s is None else slow_after_s
             tally.slow += slow
             tally.count_one()
-            if now - tally.sent_at < FLUSH_AFTER_S:
+            if now - tally.looked_at < FLUSH_AFTER_S:
                 return None
-            tally.sent_at = now
-            return tally.take()
+            tally.looked_at = now
+            return tally.take() if self._may_send(now) else None
 
     def take(self, name: str, epoch: int) -> tuple[int, int]:
         """The successes that wait under `epoch`, and the slow ones among them, to travel with a failure."""
         with self._lock:
             tally = self._tally(name, epoch)
-            tally.sent_at = time.monotonic()
+            tally.looked_at = time.monotonic()
             return tally.take()
 
     def take_all(self) -> dict[str, tuple[int, int, int]]:
@@ -87,5 +91,12 @@ class Pending:
         """The circuit's tally for this epoch; what waits under another one nobody would count any more."""
         tally = self._tallies.get(name)
         if tally is None or tally.epoch != epoch:
-            tally = self._tallies[name] = Tally(epoch, -math.inf if tally is None else tally.sent_at)
+            tally = self._tallies[name] = Tally(epoch, -math.inf if tally is None else tally.looked_at)
         return tally
+
+    def _may_send(self, now: float) -> bool:
+        """Whether the caller is one of the few who report at once; the others' successes wait for `take_all`."""
+        if now - self._since >= FLUSH_AFTER_S:
+            self._since, self._sent = now, 0
+        self._sent += 1
+        return self._sent <= AT_ONCE

@@ -6,10 +6,10 @@ Every method is one round trip and raises one of STORE_ERRORS when Redis is away
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import redis
 
@@ -44,6 +44,15 @@ class Reply:
     old: State | None
     reason: str
     former_policy: str = ""
+
+
+class Report(NamedTuple):
+    """An outcome on its way to a circuit; `jitter` is a random number in [0, 1)."""
+
+    name: str
+    policy: BreakerPolicy
+    outcome: Outcome
+    jitter: float
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,17 @@ class CircuitStore:
     def record(
         self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float, now_ms: int | None = None
     ) -> Reply:
-        args = [
-            outcome.epoch, outcome.worker, outcome.successes, outcome.slow,
-            int(outcome.failure), int(outcome.limited), int(outcome.slow_failure), outcome.permit,
-        ]  # fmt: skip
-        return self._call("record", name, policy, jitter, now_ms, args)
+        return self._call("record", name, policy, jitter, now_ms, _told(outcome))
+
+    def record_all(self, reports: Sequence[Report]) -> list[Reply]:
+        """Many outcomes in two round trips, or one in one; the replies in the same order."""
+        if len(reports) == 1:
+            return [self.record(*reports[0])]
+        calls = [
+            self._arguments("record", name, policy, jitter, None, _told(outcome))
+            for name, policy, outcome, jitter in reports
+        ]
+        return [_reply(row) for row in self._shared.run_all(_SCRIPT, calls)]
 
     def admit(self, name: str, policy: BreakerPolicy, permit: str, lease_s: float, now_ms: int | None = None) -> Reply:
         return self._call("admit", name, policy, 0.0, now_ms, [permit, whole_ms(lease_s)])
@@ -168,13 +183,15 @@ class CircuitStore:
     def _call(
         self, op: str, name: str, policy: BreakerPolicy, jitter: float, now_ms: int | None, args: list[Any]
     ) -> Reply:
+        return _reply(self._shared.run(_SCRIPT, *self._arguments(op, name, policy, jitter, now_ms, args)))
+
+    def _arguments(
+        self, op: str, name: str, policy: BreakerPolicy, jitter: float, now_ms: int | None, args: list[Any]
+    ) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of the script."""
         keys = [self._key(name), self._permits(name), self._index, self._version, self.channel, self._audit]
         now = "" if now_ms is None else now_ms
-        row = self._shared.run(_SCRIPT, keys, [op, name, now, jitter, numbers_of(policy), *args])
-        granted, state, epoch, remaining, old, reason, former = cast("list[Any]", row)
-        return Reply(
-            bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason), former
-        )
+        return keys, [op, name, now, jitter, numbers_of(policy), *args]
 
     def _key(self, name: str) -> str:
         return f"{self._shared.prefix}:circuit:{name}"
@@ -186,6 +203,21 @@ class CircuitStore:
 def _one_line(text: str, limit: int) -> str:
     """Only what a terminal prints as it is: no colours, no moved cursor, no half of a character."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:limit]
+
+
+def _told(outcome: Outcome) -> list[Any]:
+    """An outcome as the script reads it."""
+    return [
+        outcome.epoch, outcome.worker, outcome.successes, outcome.slow,
+        int(outcome.failure), int(outcome.limited), int(outcome.slow_failure), outcome.permit,
+    ]  # fmt: skip
+
+
+def _reply(row: Any) -> Reply:
+    granted, state, epoch, remaining, old, reason, former = cast("list[Any]", row)
+    return Reply(
+        bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason), former
+    )
 
 
 def parse_push(text: str) -> tuple[str, IndexEntry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from resilience.breaker.pending import FLUSH_AFTER_S, Pending
+from resilience.breaker.pending import AT_ONCE, FLUSH_AFTER_S, Pending
 from resilience.testing import until
 
 
@@ -68,3 +68,10 @@ def test_threads_lose_no_success_while_others_take_them_away() -> None:
         thread.join()
     asked = 1 + sum(map(len, counts))
     assert sum(taken) + pending.take("a", 1)[0] == asked
+
+
+def test_only_a_few_circuits_are_reported_at_once_and_the_others_wait_together() -> None:
+    pending = Pending()
+    sent = [pending.add(f"a{number}", 1, slow=False, slow_after_s=None) for number in range(3 * AT_ONCE)]
+    assert [row for row in sent if row] == [(1, 0)] * AT_ONCE
+    assert len(pending.take_all()) == 2 * AT_ONCE
