@@ -78,7 +78,7 @@ def type_name(thing: object) -> str:
 
 def one_line(text: str, limit: int) -> str:
     """`text` redacted, its white space made single blanks, at most `limit` characters."""
-    return _cut(" ".join(_redact_some(text, limit).split()), limit)
+    return text and _cut(" ".join(_redact_some(text, limit).split()), limit)
 
 
 def redact_value(value: object) -> JsonValue:

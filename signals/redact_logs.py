@@ -6,7 +6,7 @@ import logging
 
 from signals.redact import redact, redact_value, type_name
 
-LOGGERS = ("celery.app.trace", "celery.worker.request", "celery.worker.strategy")
+LOGGERS = ("celery.app.trace", "celery.worker.request")
 
 _formatter = logging.Formatter()
 

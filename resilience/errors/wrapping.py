@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -48,31 +47,36 @@ def wrap(
         "circuit": circuit, "started_at": started_at, "elapsed_s": elapsed_s, "attempt": attempt,
     }  # fmt: skip
     given = {name: _fitting(name, value) for name, value in given.items() if value is not None}
-    known = _context(error, now, matrix)
     if now is not None and elapsed_s is None and given.get("started_at") is not None:
         given["elapsed_s"] = now.timestamp() - given["started_at"]
-    severity = severity_at(matrix[known.category], given.get("attempt", known.attempt), all_workers_affected)
-    context = replace(
-        known,
-        severity=worse(severity, known.severity),
-        metadata={**known.metadata, **_plain(metadata), **_plain(more)},
+    known, original = _known(error, now, matrix)
+    severity = severity_at(matrix[known["category"]], given.get("attempt", known["attempt"]), all_workers_affected)
+    context = ErrorContext(**{
+        **known,
         **given,
-    )
-    return WrappedError(context, error.original if is_a(error, WrappedError) else error)
+        "severity": worse(severity, known["severity"]),
+        "metadata": {**known["metadata"], **_plain(metadata), **_plain(more)},
+    })  # fmt: skip
+    return WrappedError(context, original)
 
 
-def _context(error: BaseException, now: datetime | None, matrix: Mapping[ErrorCategory, Row]) -> ErrorContext:
+def _known(
+    error: BaseException, now: datetime | None, matrix: Mapping[ErrorCategory, Row]
+) -> tuple[dict[str, Any], BaseException]:
+    """What the error itself tells of its context, and the exception that is to be wrapped."""
     if is_a(error, WrappedError):
-        return error.context
+        return vars(error.context), error.original
     found = classify(error, now, matrix)
-    return ErrorContext(
-        category=found.category,
-        severity=found.row.severity,
-        strategy=found.row.strategy,
-        error_type=qualified_name(error),
-        message=describe(error, MESSAGE_LIMIT),
-        retry_after_s=found.retry_after_s,
-    )
+    return {
+        "category": found.category,
+        "severity": found.row.severity,
+        "strategy": found.row.strategy,
+        "error_type": qualified_name(error),
+        "message": describe(error, MESSAGE_LIMIT),
+        "attempt": 1,
+        "retry_after_s": found.retry_after_s,
+        "metadata": {},
+    }, error
 
 
 def _fitting(name: str, value: Any) -> Any:
