@@ -44,7 +44,7 @@ def heeding(backoff: Any) -> Wait:
     if not callable(backoff):
         raise TypeError(f"with_retry: backoff is {backoff!r}, but a strategy is right, such as backoff.exponential()")
     wait = backoff if isinstance(backoff, server_hint) else server_hint(cast("Wait", backoff))
-    return lambda state: max(0.0, min(checked(wait(state)), YEAR_S))
+    return lambda state: min(checked(wait(state)), YEAR_S)
 
 
 def found(circuit: Any) -> CircuitCalls | None:
