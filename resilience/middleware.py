@@ -27,7 +27,7 @@ from resilience.workers.registry import Registry, WorkerInfo
 from signals.background import Background
 from signals.bus import Bus
 from signals.receivers import Receivers
-from signals.redact_logs import redact_celerys_logs
+from signals.redact_logs import redact_logs
 from signals.sinks.celery_events import celery_event_sink
 from signals.sinks.log import log_sink
 from signals.sinks.sentry import sentry_sink
@@ -115,7 +115,7 @@ class Resilience:
         self._core.forget_settings()
         if not self.settings.enabled:
             return
-        redact_celerys_logs()
+        redact_logs()
         if log_sink not in self.bus:
             self.bus.subscribe(log_sink)
             self.bus.subscribe(Background(celery_event_sink(self.app)))

@@ -1,4 +1,4 @@
-"""Secrets out of what Celery itself logs about tasks: the messages and tracebacks of errors, and what tasks return."""
+"""Secrets out of log records about tasks, Celery's and ours: messages, tracebacks, and what tasks return."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 
 from signals.redact import redact, redact_value, type_name
 
-LOGGERS = ("celery.app.trace", "celery.worker.request")
+LOGGERS = ("celery.app.trace", "celery.worker.request", "celeriac")
 
 _formatter = logging.Formatter()
 
 
-def redact_celerys_logs() -> None:
-    """From now on in this process, records of Celery's about tasks are redacted. Twice is once."""
+def redact_logs() -> None:
+    """From now on in this process, records about tasks are redacted. Twice is once."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(present, RedactedRecords) for present in logger.filters):

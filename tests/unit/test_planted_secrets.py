@@ -20,7 +20,7 @@ from resilience.errors.advice import NEXT
 from resilience.settings import Settings, SettingsError, load
 from signals.events import CircuitChanged, Event, RetryDecided, StoreAway, TaskAbandoned, TaskRerouted, WorkerDied
 from signals.redact import HIDDEN, describe, hide_names, redact
-from signals.redact_logs import RedactedRecords, redact_celerys_logs
+from signals.redact_logs import LOGGERS, RedactedRecords, redact_logs
 from signals.secret_rules import SecretRules
 from signals.sinks.celery_events import celery_event_sink
 from signals.sinks.log import log_sink
@@ -49,6 +49,12 @@ _SECRETS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 _CASES = [pytest.param(*case, id=kind) for kind, case in _SECRETS.items()]
+
+
+@pytest.fixture(autouse=True)
+def _no_filter_helps_another_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +153,7 @@ def _by_settings_refusal(text: str) -> str:
 
 def _by_celerys_log(text: str) -> str:
     """As celery.app.trace logs a task that failed: message, traceback, and data for formatters."""
-    redact_celerys_logs()
+    redact_logs()
     logger = logging.getLogger("celery.app.trace")
     seen: list[logging.LogRecord] = []
     watcher = logging.Handler()
@@ -166,6 +172,26 @@ def _by_celerys_log(text: str) -> str:
             logger.removeHandler(watcher)
 
     return _log_of(write) + repr([vars(record)["data"] for record in seen])
+
+
+def _by_our_own_traceback(text: str) -> str:
+    """As the runner logs trouble of its own: the chain in the traceback holds the task's error."""
+    redact_logs()
+
+    def write() -> None:
+        try:
+            _fail_while_handling(text)
+        except TypeError:
+            logging.getLogger("celeriac").exception("no decision about the failure of t[%s]", text)
+
+    return _log_of(write)
+
+
+def _fail_while_handling(text: str) -> None:
+    try:
+        _raise(text)
+    except ConnectionError:
+        raise TypeError("trouble of our own")  # noqa: B904  an accident has no `from`
 
 
 def _raise(text: str) -> None:
@@ -188,6 +214,7 @@ _EXITS: dict[str, Callable[[str], str]] = {
     "log sink": _by_log_sink,
     "Celery event sink": _by_celery_events,
     "Celery's log": _by_celerys_log,
+    "our own traceback": _by_our_own_traceback,
     "settings refused": _by_settings_refusal,
     "settings shown": lambda text: repr(Settings(redis_url=text)) + str(Settings(redis_url=text)),
 }
@@ -242,8 +269,8 @@ def test_a_record_that_cannot_be_read_is_passed_on_without_its_content() -> None
 
 
 def test_asking_twice_filters_once() -> None:
-    redact_celerys_logs()
-    redact_celerys_logs()
+    redact_logs()
+    redact_logs()
     filters = logging.getLogger("celery.app.trace").filters
     assert sum(isinstance(each, RedactedRecords) for each in filters) == 1
 
