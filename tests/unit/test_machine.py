@@ -1,4 +1,4 @@
-"""The circuit's state machine as pure functions: what opens it, how long, what half-open lets pass, what closes it."""
+"""A circuit's states as pure functions: how long it stays open, what half-open lets pass, how it closes."""
 
 from __future__ import annotations
 
@@ -11,189 +11,8 @@ from hypothesis import strategies as st
 from resilience.breaker import machine
 from resilience.breaker.machine import LEGAL, Action, Circuit, Outcome, State, Transition
 from resilience.breaker.policy import BreakerPolicy
-from resilience.breaker.window import BUCKETS, Ring, Tally, bucket_of
-
-POLICY = BreakerPolicy(jitter=0.0)
-NOW = 1_700_000_000_000
-
-
-def fail(circuit: Circuit, worker: str = "w1", policy: BreakerPolicy = POLICY, now_ms: int = NOW) -> Circuit:
-    return machine.record(circuit, Outcome(circuit.epoch, worker, failure=True), policy, now_ms, 0.0)[0]
-
-
-def succeed(circuit: Circuit, count: int = 1, worker: str = "w1", now_ms: int = NOW) -> Circuit:
-    return machine.record(circuit, Outcome(circuit.epoch, worker, count), POLICY, now_ms, 0.0)[0]
-
-
-def opened(opens: int = 1, policy: BreakerPolicy = POLICY, jitter: float = 0.0) -> Circuit:
-    circuit = replace(Circuit(), opens=opens - 1, until_ms=NOW + 1)  # its ramp is not over: it never recovered
-    for _ in range(policy.consecutive_failures):
-        circuit = machine.record(circuit, Outcome(circuit.epoch, "w1", failure=True), policy, NOW, jitter)[0]
-    assert circuit.state is State.OPEN
-    return circuit
-
-
-def half_open(*permits: str, lease_ms: int = 60_000, now_ms: int = NOW) -> Circuit:
-    circuit = replace(Circuit(), state=State.HALF_OPEN, epoch=3, opens=1)
-    for permit in permits:
-        circuit, granted, _ = machine.admit(circuit, permit, lease_ms, POLICY, now_ms)
-        assert granted
-    return circuit
-
-
-def probe(circuit: Circuit, permit: str, failure: bool = False, now_ms: int = NOW) -> Circuit:
-    outcome = Outcome(circuit.epoch, "w1", 0 if failure else 1, failure, permit)
-    return machine.record(circuit, outcome, POLICY, now_ms, 0.0)[0]
-
-
-# -- opening by failures in a row ----------------------------------------------------------------------------------
-
-
-def test_the_fifth_failure_in_a_row_opens_it_and_says_why() -> None:
-    circuit = Circuit()
-    for _ in range(4):
-        circuit = fail(circuit)
-    assert circuit.state is State.CLOSED
-
-    circuit, transition = machine.record(circuit, Outcome(1, "w1", failure=True), POLICY, NOW, 0.0)
-
-    assert (circuit.state, circuit.epoch) == (State.OPEN, 2)
-    assert transition == Transition(State.CLOSED, State.OPEN, "5 failures in a row")
-
-
-def test_a_success_starts_the_count_anew() -> None:
-    circuit = Circuit()
-    for _ in range(4):
-        circuit = fail(circuit)
-    circuit = succeed(circuit)
-    for _ in range(4):
-        circuit = fail(circuit)
-    assert circuit.state is State.CLOSED
-    assert fail(circuit).state is State.OPEN
-
-
-def test_successes_that_come_with_a_failure_are_older_than_it() -> None:
-    circuit = Circuit()
-    for _ in range(4):
-        circuit = fail(circuit)
-    circuit, _ = machine.record(circuit, Outcome(1, "w1", successes=1, failure=True), POLICY, NOW, 0.0)
-    assert circuit.streak == 1
-
-
-def test_one_bad_worker_of_two_does_not_open_the_circuit_of_the_fleet() -> None:
-    circuit = succeed(Circuit(), worker="good")
-    for _ in range(12):
-        circuit = fail(circuit, "bad")
-    assert circuit.state is State.CLOSED
-
-
-def test_failures_of_two_workers_open_it() -> None:
-    circuit = succeed(Circuit(), worker="w2")
-    for _ in range(4):
-        circuit = fail(circuit, "w1")
-    assert fail(circuit, "w2").state is State.OPEN
-
-
-def test_a_second_worker_is_forgotten_after_a_window_of_silence() -> None:
-    circuit = fail(succeed(Circuit(), worker="w2"), "w1")
-    later = NOW + POLICY.window_ms
-    for _ in range(3):
-        circuit = fail(circuit, "w1", now_ms=later - 1)
-    assert fail(circuit, "w1", now_ms=later - 1).state is State.CLOSED
-    assert fail(circuit, "w1", now_ms=later).state is State.OPEN
-
-
-# -- opening by ratio ----------------------------------------------------------------------------------------------
-
-
-def test_half_of_twenty_calls_failed_opens_it() -> None:
-    policy = BreakerPolicy(consecutive_failures=1000)
-    circuit = succeed(Circuit(), 10)
-    for _ in range(9):
-        circuit = fail(circuit, policy=policy)
-    assert circuit.state is State.CLOSED
-    circuit, transition = machine.record(circuit, Outcome(1, "w1", failure=True), policy, NOW, 0.0)
-    assert transition == Transition(State.CLOSED, State.OPEN, "10 of 20 calls failed")
-
-
-def test_below_the_minimum_of_calls_the_ratio_says_nothing() -> None:
-    policy = BreakerPolicy(minimum_calls=20, consecutive_failures=1000)
-    circuit = Circuit()
-    for _ in range(19):
-        circuit = fail(circuit, policy=policy)
-    assert circuit.state is State.CLOSED
-    assert fail(circuit, policy=policy).state is State.OPEN
-
-
-def test_with_enough_calls_failures_in_a_row_alone_do_not_open_it() -> None:
-    circuit = succeed(Circuit(), 100)
-    for _ in range(50):
-        circuit = fail(circuit)
-    assert (circuit.state, circuit.streak) == (State.CLOSED, 50)
-
-
-def test_one_worker_alone_may_open_it_by_ratio() -> None:
-    circuit = succeed(Circuit(), 10, worker="good")
-    for _ in range(10):
-        circuit = fail(circuit, "bad")
-    assert circuit.state is State.OPEN
-
-
-def test_a_success_opens_nothing_even_when_the_ratio_is_bad() -> None:
-    policy = BreakerPolicy(minimum_calls=4, failure_ratio=0.5, consecutive_failures=1000)
-    circuit = Circuit()
-    for _ in range(3):
-        circuit = fail(circuit, policy=policy)
-    circuit, transition = machine.record(circuit, Outcome(1, "w1", successes=1), policy, NOW, 0.0)
-    assert (circuit.state, transition) == (State.CLOSED, None)
-
-
-# -- the window ----------------------------------------------------------------------------------------------------
-
-
-def test_the_window_forgets_what_is_older_than_itself() -> None:
-    circuit = succeed(Circuit(), 10)
-    circuit = succeed(circuit, 1, now_ms=NOW + POLICY.window_ms)
-    assert circuit.ring.total().successes == 1
-
-
-def test_the_window_keeps_what_is_a_bucket_younger_than_itself() -> None:
-    circuit = succeed(Circuit(), 10)
-    circuit = succeed(circuit, 1, now_ms=NOW + POLICY.window_ms - POLICY.window_ms // BUCKETS)
-    assert circuit.ring.total().successes == 11
-
-
-def test_a_clock_that_goes_back_a_little_counts_into_the_newest_bucket() -> None:
-    ring = Ring().add(100, Tally(1)).add(98, Tally(1))
-    assert (ring.head, ring.buckets[100 % BUCKETS]) == (100, Tally(2))
-
-
-def test_a_longer_window_in_the_policy_does_not_freeze_the_old_counts() -> None:
-    short, long = BreakerPolicy(window_s=60), BreakerPolicy(window_s=600)
-    circuit = fail(Circuit(), policy=short)
-    circuit = fail(circuit, policy=long)
-    assert circuit.ring.total().failures == 1, "the buckets' numbers changed with the width: it starts anew"
-    circuit = fail(circuit, policy=long, now_ms=NOW + long.window_ms)
-    assert circuit.ring.total().failures == 1
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 40_000), st.integers(0, 5), st.integers(0, 1)),
-        max_size=40,
-    )
-)
-def test_the_window_holds_the_recent_past_and_nothing_else(adds: list[tuple[int, int, int]]) -> None:
-    """Everything of the last 11 buckets is counted, nothing from before the last 12."""
-    ring, now, history = Ring(), NOW, []
-    for step, successes, failures in adds:
-        now += step
-        bucket = bucket_of(now, POLICY.window_ms)
-        ring = ring.add(bucket, Tally(successes, failures))
-        history.append((bucket, successes, failures))
-        recent = [row for row in history if row[0] > bucket - BUCKETS]
-        assert ring.total() == Tally(sum(row[1] for row in recent), sum(row[2] for row in recent))
-
+from resilience.breaker.window import Ring, Tally
+from tests.unit.circuits import NOW, POLICY, fail, half_open, opened, probe, succeed, told
 
 # -- open ----------------------------------------------------------------------------------------------------------
 
@@ -317,21 +136,44 @@ def test_an_outcome_of_another_epoch_is_dropped(circuit: Circuit, epoch: int) ->
         assert machine.record(circuit, outcome, POLICY, NOW, 0.0) == (circuit, None)
 
 
-# -- reset ---------------------------------------------------------------------------------------------------------
+# -- the ramp ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("circuit", [opened(3), half_open("a")])
-def test_a_reset_closes_it_and_forgets(circuit: Circuit) -> None:
-    closed, transition = machine.obey(circuit, Action.RESET, "reset by ann: vendor is back", 0, NOW)
-    assert transition == Transition(circuit.state, State.CLOSED, "reset by ann: vendor is back")
-    assert (closed.state, closed.epoch, closed.opens, closed.streak) == (State.CLOSED, circuit.epoch + 1, 0, 0)
+def closed_by_probes(opens: int = 1, policy: BreakerPolicy = POLICY) -> Circuit:
+    circuit = replace(half_open("a", "b", "c"), opens=opens)
+    for name in ("a", "b", "c"):
+        circuit = told(circuit, Outcome(circuit.epoch, "w1", 1, permit=name), policy)
+    assert circuit.state is State.CLOSED
+    return circuit
 
 
-def test_a_reset_of_a_closed_circuit_is_no_transition_but_forgets() -> None:
-    circuit = fail(Circuit())
-    closed, transition = machine.obey(circuit, Action.RESET, "why not", 0, NOW)
-    assert transition is None
-    assert (closed.streak, closed.epoch) == (0, circuit.epoch + 1)
+def test_a_circuit_that_probes_closed_ramps_up_and_one_that_an_operator_closed_does_not() -> None:
+    assert closed_by_probes().until_ms == NOW + 10_000
+    assert machine.obey(opened(), Action.RESET, "by ann", 0, NOW)[0].until_ms == 0
+
+
+def test_a_ramp_may_be_turned_off() -> None:
+    assert closed_by_probes(policy=BreakerPolicy(ramp_s=0)).until_ms == NOW
+
+
+def test_the_machine_admits_all_during_the_ramp_the_share_is_the_process_s_business() -> None:
+    circuit = closed_by_probes()
+    assert machine.admit(circuit, "p", 1000, POLICY, NOW) == (circuit, True, None)
+
+
+@pytest.mark.parametrize(("when_ms", "seconds", "opens"), [(0, 240, 3), (9_999, 240, 3), (10_000, 60, 1)])
+def test_reopening_during_the_ramp_doubles_the_open_time_and_after_it_starts_anew(
+    when_ms: int, seconds: int, opens: int
+) -> None:
+    """What opens again so soon has not recovered; what held for a whole ramp has."""
+    now = NOW + when_ms
+    circuit = fail(closed_by_probes(opens=2), now_ms=now, times=POLICY.consecutive_failures)
+    assert (circuit.state, circuit.opens, circuit.until_ms - now) == (State.OPEN, opens, seconds * 1000)
+
+
+def test_results_count_during_the_ramp_as_ever() -> None:
+    circuit = succeed(closed_by_probes(), 3)
+    assert circuit.ring.total() == Tally(3)
 
 
 # -- whatever happens ----------------------------------------------------------------------------------------------
