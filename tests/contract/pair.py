@@ -1,0 +1,103 @@
+"""One circuit on both sides: `machine.py` and `circuit.lua` do each operation, and all that follows is compared.
+
+Time and jitter are arguments on both sides, so equal means equal to the millisecond.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import redis
+
+from resilience.breaker import machine
+from resilience.breaker.machine import FORCED, Action, Circuit, Outcome, Transition
+from resilience.breaker.policy import BreakerPolicy
+from resilience.breaker.store import NO_END, CircuitStore, Order, Reply, numbers_of
+from resilience.shared_redis import SharedRedis
+from tests.contract.written import Ledger
+
+CLIENTS = 3
+
+
+class Pair:
+    """Empties the Redis at `url`. Every method raises AssertionError where the two sides differ."""
+
+    def __init__(self, url: str, policy: BreakerPolicy, now_ms: int) -> None:
+        self._clients = [redis.Redis.from_url(url, decode_responses=True) for _ in range(CLIENTS)]
+        self._clients[0].flushdb()
+        self._stores = cycle([CircuitStore(SharedRedis(client, "parity")) for client in self._clients])
+        self._ledger = Ledger(self._clients[0], "parity", "a")
+        self._used_policy = ""
+        self.circuit = Circuit()
+        self.policy, self.now = policy, now_ms
+
+    def close(self) -> None:
+        self._ledger.close()
+        for client in self._clients:
+            client.close()
+
+    def admit(self, permit: str, lease_ms: int) -> bool:
+        before = self.circuit
+        self.circuit, granted, transition = machine.admit(before, permit, lease_ms, self.policy, self.now)
+        reply = next(self._stores).admit("a", self.policy, permit, lease_ms / 1000, now_ms=self.now)
+        self._compare(before, reply, granted, transition)
+        return granted
+
+    def record(self, outcome: Outcome, jitter: float = 0.0) -> None:
+        before = self.circuit
+        self.circuit, transition = machine.record(before, outcome, self.policy, self.now, jitter)
+        reply = next(self._stores).record("a", self.policy, outcome, jitter, now_ms=self.now)
+        time_was_over = before.state in FORCED and 0 < before.until_ms <= self.now
+        self._compare(before, reply, self.circuit is not before and not time_was_over, transition)
+
+    def fail(self, worker: str = "w1", times: int = 1, jitter: float = 0.0) -> None:
+        for _ in range(times):
+            self.record(Outcome(self.circuit.epoch, worker, failure=True), jitter)
+
+    def be_limited(self, worker: str = "w1", times: int = 1, jitter: float = 0.0) -> None:
+        for _ in range(times):
+            self.record(Outcome(self.circuit.epoch, worker, failure=True, limited=True), jitter)
+
+    def settle(self, permit: str, result: str, worker: str = "w1", jitter: float = 0.0) -> None:
+        """`result`: success, slow (a success that was), failure, limited or neutral."""
+        self.record(
+            Outcome(
+                self.circuit.epoch, worker, int(result in ("success", "slow")), result in ("failure", "limited"),
+                permit, slow=int(result == "slow"), limited=result == "limited",
+            ),
+            jitter,
+        )  # fmt: skip
+
+    def order(self, action: Action, ttl_ms: int | None = None, epoch_off_by: int | None = None) -> None:
+        """An operator's word; with `epoch_off_by`, only if the circuit is at the epoch that he saw."""
+        asked = None if epoch_off_by is None else self.circuit.epoch + epoch_off_by
+        order = Order(action, "ann", "why", asked, None if ttl_ms is None else ttl_ms / 1000)
+        before, transition, done = self.circuit, None, not epoch_off_by
+        if done:
+            self.circuit, transition = machine.obey(before, action, order.shown, ttl_ms or 0, self.now)
+        reply = next(self._stores).order("a", self.policy, order, now_ms=self.now)
+        self._ledger.ordered(order, ttl_ms or 0, self.circuit, done)
+        self._compare(before, reply, done, transition, order.shown)
+
+    def stay_quiet_for_a_week(self) -> None:
+        """Redis forgets the circuit, unless it is forced; the index remembers its epoch, so it goes on from there."""
+        if self.circuit.state not in FORCED and self._ledger.began and not self._ledger.forgotten:
+            self._ledger.forget()
+            self.circuit, self._used_policy = Circuit(epoch=self.circuit.epoch + 1), ""
+
+    def _compare(
+        self, before: Circuit, reply: Reply, granted: bool, transition: Transition | None, order: str = ""
+    ) -> None:
+        used = self._used_policy if order else numbers_of(self.policy)
+        assert reply == Reply(
+            granted=granted,
+            state=self.circuit.state,
+            epoch=self.circuit.epoch,
+            remaining_ms=max(0, self.circuit.until_ms - self.now) if self.circuit.until_ms else NO_END,
+            old=transition.old if transition else None,
+            reason=transition.reason if transition else "",
+            former_policy=self._used_policy if used != self._used_policy else "",
+        )
+        self._used_policy = used
+        self._ledger.operated(before, self.circuit, transition.reason if transition else order, self.now)
+        self._ledger.check(self.circuit, used)
