@@ -85,7 +85,7 @@ class Order:
             raise ValueError(f"{self.action.value} needs an actor and a reason: who does it, and why")
         if self.ttl_s is not None and not 0 < self.ttl_s <= LONGEST_TTL_S:
             raise ValueError(
-                f"{self.action.value} for {self.ttl_s:g} s is not possible: above 0 and up to {LONGEST_TTL_S:.0f} s "
+                f"{self.action.value} for {self.ttl_s:.12g} s is not possible: above 0 and up to {LONGEST_TTL_S:.0f} s "
                 "(30 days) is; without a time it lasts until further notice"
             )
         return replace(self, actor=actor, reason=reason)

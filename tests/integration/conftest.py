@@ -11,8 +11,9 @@ import redis
 from resilience.local.redis_server import RedisServer
 from resilience.testing import WorkerProcess
 from tests.integration.breaker_kit import make, own_redis
+from tests.integration.cli_kit import cli
 
-__all__ = ["make", "own_redis"]  # fixtures
+__all__ = ["cli", "make", "own_redis"]  # fixtures
 
 SHOP = Path(__file__).parent.parent / "foreign" / "shop"
 
