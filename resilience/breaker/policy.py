@@ -7,6 +7,7 @@ import re
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from resilience.errors.taxonomy import ErrorCategory, Row
+from signals.redact import one_line
 
 _NAME = re.compile(r"[\w.:/@+-]{1,200}", re.ASCII)
 
@@ -15,9 +16,7 @@ def check_name(name: object) -> str:
     """`name` if it can name a circuit, else ValueError with the rule. Names become parts of Redis keys."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    shown = repr(name)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    raise ValueError(f"circuit name {shown} is not usable: 1 to 200 letters, digits or . : / @ + _ - are right")
+    raise ValueError(f"circuit name {one_line(repr(name), 60)} is not usable: 1 to 200 letters, digits or . : / @ + _ - are right")
 
 
 class BreakerPolicy(BaseModel):
