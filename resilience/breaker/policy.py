@@ -16,7 +16,8 @@ def check_name(name: object) -> str:
     """`name` if it can name a circuit, else ValueError with the rule. Names become parts of Redis keys."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    raise ValueError(f"circuit name {one_line(repr(name), 60)} is not usable: 1 to 200 letters, digits or . : / @ + _ - are right")
+    shown = one_line(repr(name), 60)
+    raise ValueError(f"circuit name {shown} is not usable: 1 to 200 letters, digits or . : / @ + _ - are right")
 
 
 class BreakerPolicy(BaseModel):
