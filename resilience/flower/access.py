@@ -15,13 +15,13 @@ def why_no_writes(handler: Any) -> str | None:
     """The sentence that says why this Flower changes nothing, or None when it may.
 
     Without a login Flower skips its check against cross-site requests too, so then every page on the web
-    could reset a circuit through an operator's browser.
+    could change a circuit through an operator's browser.
     """
     options = handler.application.options
     if options.read_only:
-        return "Resets are off: this Flower was started with --read_only."
+        return "Changes are off: this Flower was started with --read_only."
     if not (options.basic_auth or options.auth or handler.unauthenticated_api):
-        return "Resets are off: this Flower has no login. Start it with --basic-auth=USER:PASSWORD for them."
+        return "Changes are off: this Flower has no login. Start it with --basic-auth=USER:PASSWORD for them."
     return None
 
 
@@ -37,7 +37,7 @@ def demand_same_origin(handler: Any) -> None:
     headers = handler.request.headers
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if (site and site != "same-origin") or (origin and urlparse(origin).netloc != handler.request.host):
-        raise RefusedError(403, "Nothing was reset: the form came from another site.")
+        raise RefusedError(403, "Nothing was changed: the form came from another site.")
 
 
 def actor_of(handler: Any) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from flower.api import BaseApiHandler
 from tornado import web
 
+from resilience.breaker.machine import Action
+from resilience.breaker.store import Order
 from resilience.flower.access import actor_of, demand_write
 from resilience.flower.desk import CircuitDesk, RefusedError
 from resilience.flower.recent import RecentEvents
@@ -71,32 +73,45 @@ class BreakerApi(CircuitApi):
             self.refuse(refused)
 
 
-class BreakerResetApi(CircuitApi):
-    """`POST /api/breakers/<name>/reset` with `{"reason": text, "epoch": number seen (optional)}`."""
+class BreakerOrderApi(CircuitApi):
+    """`POST /api/breakers/<name>/<action>`; action: reset, force-open, disable, metrics-only or auto.
+
+    Takes `{"reason": text, "epoch": number seen (optional), "ttl_s": seconds (optional, not for reset and auto)}`,
+    answers `{"name", "action", "done", "new", "before", ...}` with the circuit's snapshot after it.
+    """
 
     @web.authenticated
-    async def post(self, name: str) -> None:
+    async def post(self, name: str, action: str) -> None:
         try:
             demand_write(self)
-            reason, epoch = _wish(self.request.body)
-            await self.desk.reset(name, actor=actor_of(self), reason=reason, epoch=epoch)
+            receipt = await self.desk.order(name, _wish(self.request.body, Action(action), actor_of(self)))
         except RefusedError as refused:
             self.refuse(refused)
         else:
-            self.finish({"name": name, "reset": True})
+            before = receipt.before.get("state")
+            answer = {"name": name, "action": action, "done": True, "new": not receipt.before, "before": before}
+            self.finish({**answer, **receipt.after})
 
 
-def _wish(body: bytes) -> tuple[str, int | None]:
-    """Reason and epoch out of a request's body. Raises RefusedError (400)."""
+_RIGHT = '{"reason": "why", "epoch": 3} would be right.'
+
+
+def _wish(body: bytes, action: Action, actor: str) -> Order:
+    """The order in a request's body. Raises RefusedError (400)."""
     try:
         wish = json.loads(body or b"{}")
     except ValueError:
-        raise RefusedError(400, 'The body is not JSON: {"reason": "why", "epoch": 3} would be right.') from None
+        raise RefusedError(400, f"The body is not JSON: {_RIGHT}") from None
     if not isinstance(wish, dict):
-        raise RefusedError(400, 'The body is not a JSON object: {"reason": "why", "epoch": 3} would be right.')
-    reason, epoch = wish.get("reason", ""), wish.get("epoch")
+        raise RefusedError(400, f"The body is not a JSON object: {_RIGHT}")
+    unknown = sorted(wish.keys() - {"reason", "epoch", "ttl_s"})
+    if unknown:
+        raise RefusedError(400, f"The body has {unknown[0][:40]!r}, which means nothing here: {_RIGHT}")
+    reason, epoch, ttl_s = wish.get("reason", ""), wish.get("epoch"), wish.get("ttl_s")
     if not isinstance(reason, str):
         raise RefusedError(400, "The reason must be a text.")
     if epoch is not None and (not isinstance(epoch, int) or isinstance(epoch, bool)):
         raise RefusedError(400, "The epoch must be the whole number that the circuit showed, or be left out.")
-    return reason, epoch
+    if ttl_s is not None and (not isinstance(ttl_s, (int, float)) or isinstance(ttl_s, bool)):
+        raise RefusedError(400, "The ttl_s must be a number of seconds, or be left out.")
+    return Order(action, actor, reason, epoch, ttl_s)

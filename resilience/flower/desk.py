@@ -1,20 +1,23 @@
-"""What pages and API ask of the circuits: a report, a reset; off the event loop and bounded in time."""
+"""What pages and API ask of the circuits: a report, an order; off the event loop and bounded in time."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from resilience.breaker.guard import Breakers
+from resilience.breaker.orders import Receipt, UnknownCircuitError, carry_out
+from resilience.breaker.policy import check_name
+from resilience.breaker.store import Order
 from resilience.shared_redis import STORE_ERRORS
-from signals.redact import describe, redact
+from signals.redact import describe
 
 # Each question to Redis is bounded by store_timeout_s; this bounds what that cannot, such as a name server.
 ANSWER_WITHIN_S = 3.0
-REASON_LENGTH = 200
 _AUDIT_SHOWN = 20
 
 T = TypeVar("T")
@@ -63,28 +66,31 @@ class CircuitDesk:
             lambda: self._known(name), f"Redis does not answer, so circuit {name} cannot be shown"
         )
 
-    async def reset(self, name: str, *, actor: str, reason: str, epoch: int | None) -> None:
-        """Close circuit `name`, if it is still at `epoch`.
+    async def order(self, name: str, order: Order) -> Receipt:
+        """Carry out an operator's order on circuit `name`.
 
-        Refused with 400 for a missing or long reason, 404 for a circuit that nobody used, 409 when the
-        circuit changed since `epoch`, 503 when Redis is away.
+        Refused with 400 for an order that cannot be meant, 404 for `reset` and `auto` of a circuit that nobody
+        used, 409 when the circuit left the epoch that the order names, 503 when Redis is away.
         """
-        words = " ".join(reason.split())
-        if not words:
-            raise RefusedError(400, "A reset needs a reason: say why in a few words, it goes into the audit log.")
-        if len(words) > REASON_LENGTH:
-            raise RefusedError(400, f"The reason has {len(words)} characters; at most {REASON_LENGTH} are kept.")
 
-        def ask() -> None:
-            known = self._known(name)  # a reset would create a circuit that nobody used
-            if not self._breakers.reset(name, actor=actor, reason=redact(words), epoch=epoch):
-                raise RefusedError(
-                    409,
-                    f"Nothing was reset: circuit {name} changed meanwhile, look again. "
-                    f"It is {known['state']} now (epoch {known['epoch']}; you saw epoch {epoch}).",
-                )
+        def ask() -> Receipt:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise RefusedError(404, f"{error}.") from None
+            try:
+                receipt = carry_out(self._breakers, name, order)
+            except UnknownCircuitError as error:
+                raise RefusedError(404, _as_sentence(str(error))) from None
+            except ValueError as error:
+                raise RefusedError(400, _as_sentence(str(error))) from None
+            if not receipt.done:
+                raise RefusedError(409, f"Nothing was changed: {receipt.sentence(time.time())}.")
+            return receipt
 
-        await self._answer(ask, f"Redis does not answer, so look again whether circuit {name} was reset")
+        return await self._answer(
+            ask, f"Redis does not answer, so look again whether {order.action.value} of circuit {name} was done"
+        )
 
     def _known(self, name: str) -> dict[str, Any]:
         try:
@@ -103,3 +109,8 @@ class CircuitDesk:
             raise RefusedError(503, f"{otherwise}: no answer within {ANSWER_WITHIN_S:g} s.") from None
         except STORE_ERRORS as error:
             raise RefusedError(503, f"{otherwise}: {describe(error)}") from error
+
+
+def _as_sentence(text: str) -> str:
+    """For a page: a capital in front, and an end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(("?", ".")) else ".")

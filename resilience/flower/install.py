@@ -10,7 +10,8 @@ from flower import urls
 from flower.events import EventsState
 from tornado.web import StaticFileHandler, url
 
-from resilience.flower.api import BreakerApi, BreakerResetApi, BreakersApi
+from resilience.breaker.machine import Action
+from resilience.flower.api import BreakerApi, BreakerOrderApi, BreakersApi
 from resilience.flower.desk import CircuitDesk
 from resilience.flower.loader import PageLoader
 from resilience.flower.pages import BreakersPage, LiveBreakers
@@ -18,6 +19,7 @@ from resilience.flower.recent import RecentEvents
 from resilience.middleware import Resilience
 
 _STATIC = Path(__file__).parent / "static"
+_ACTIONS = "|".join(action.value for action in Action)
 
 
 def install(resilience: Resilience) -> None:
@@ -38,7 +40,7 @@ def install(resilience: Resilience) -> None:
         url(r"/breakers/live", LiveBreakers, page, name="breakers-live"),
         url(r"/breakers/static/(.*)", StaticFileHandler, {"path": str(_STATIC)}, name="breakers-static"),
         url(r"/api/breakers", BreakersApi, api),
-        url(r"/api/breakers/(.+)/reset", BreakerResetApi, api),
+        url(rf"/api/breakers/(.+)/({_ACTIONS})", BreakerOrderApi, api),
         url(r"/api/breakers/(.+)", BreakerApi, api),
     ]
     _remember_events(recent)

@@ -1,4 +1,4 @@
-"""The page Breakers: the table of circuits, its live part, and the reset form."""
+"""The page Breakers: the table of circuits, its live part, and the form for an operator's order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 from flower.views import BaseHandler
 from tornado import web
 
+from resilience.breaker.machine import Action
+from resilience.breaker.store import REASON_LENGTH, Order
+from resilience.breaker.words import clock, seconds_of
 from resilience.flower.access import actor_of, demand_same_origin, demand_write, why_no_writes
-from resilience.flower.desk import REASON_LENGTH, CircuitDesk, RefusedError
+from resilience.flower.desk import CircuitDesk, RefusedError
 from resilience.flower.loader import OURS
 from resilience.flower.recent import RecentEvents
-from resilience.flower.rows import clock, rows_of, totals
+from resilience.flower.rows import audit_line, rows_of, totals
 from resilience.settings import Settings
 
 _REFRESH_S = 2
@@ -36,16 +39,14 @@ class CircuitPage(BaseHandler):
         self.set_header("Cache-Control", "no-store")
 
     async def live(self, draft: dict[str, str] | None = None) -> dict[str, Any]:
-        """Everything that the live template shows. `draft` is a reset form to show again, still open."""
+        """Everything that the live template shows. `draft` is a form to show again, still open."""
         report = await self.desk.report()
         now_s = time.time()
         rows = rows_of(report.circuits, self._probes_allowed, now_s)
         return {
             "rows": rows,
             "totals": totals(rows),
-            "audit": [
-                {**entry, "at": clock(int(entry["id"].partition("-")[0]) / 1000, now_s)} for entry in report.audit
-            ],
+            "audit": [audit_line(entry, now_s) for entry in report.audit],
             "events": [(clock(event.at, now_s), event) for event in self.recent.newest(_EVENTS_SHOWN)],
             "now": clock(now_s, now_s),
             "writes": why_no_writes(self) is None,
@@ -58,7 +59,7 @@ class CircuitPage(BaseHandler):
 
 
 class BreakersPage(CircuitPage):
-    """`/breakers`: the whole page; a reset is posted to the same address, so that a reload shows the page."""
+    """`/breakers`: the whole page; an order is posted to the same address, so that a reload shows the page."""
 
     @web.authenticated
     async def get(self) -> None:
@@ -66,18 +67,17 @@ class BreakersPage(CircuitPage):
 
     @web.authenticated
     async def post(self) -> None:
-        draft = {name: self.get_body_argument(name, "") for name in ("name", "reason", "epoch")}
+        draft = {name: self.get_body_argument(name, "") for name in ("name", "action", "reason", "ttl", "epoch")}
         try:
             demand_write(self)
             demand_same_origin(self)
-            epoch = _seen_epoch(draft["epoch"])
-            await self.desk.reset(draft["name"], actor=actor_of(self), reason=draft["reason"], epoch=epoch)
+            receipt = await self.desk.order(draft["name"], _order(draft, actor_of(self)))
         except RefusedError as refused:
             self.set_status(refused.status)
             await self._show(draft=draft, refusal=refused.sentence)
         else:
             now_s = time.time()
-            await self._show(done=f"You reset circuit {draft['name']} at {clock(now_s, now_s)}.")
+            await self._show(done=f"Done at {clock(now_s, now_s)}: {receipt.sentence(now_s)}.")
 
     async def _show(self, draft: dict[str, str] | None = None, refusal: str = "", done: str = "") -> None:
         trouble, live = "", None
@@ -115,6 +115,20 @@ class LiveBreakers(CircuitPage):
             self.finish(refused.sentence)
         else:
             self.render(OURS + "breakers_live.html", **live)
+
+
+def _order(draft: dict[str, str], actor: str) -> Order:
+    """The order in a posted form. Raises RefusedError (400)."""
+    epoch = _seen_epoch(draft["epoch"])
+    try:
+        action = Action(draft["action"])
+    except ValueError:
+        raise RefusedError(400, "Say what to do with the circuit: choose one of the list.") from None
+    try:
+        ttl_s = seconds_of(draft["ttl"]) if draft["ttl"].strip() else None
+    except ValueError as error:
+        raise RefusedError(400, f"{error}.") from None
+    return Order(action, actor, draft["reason"], epoch, ttl_s)
 
 
 def _seen_epoch(text: str) -> int:

@@ -1,43 +1,59 @@
-"""A snapshot of a circuit as a person reads it: words, order and durations. Pure."""
+"""A snapshot of a circuit as a line of the page: words, colours, order, and what an operator may do to it. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
+
+from resilience.breaker.words import FORCED, MEANING, Next, clock, duration, next_of
 
 # state -> (word, Bootstrap colour, place in the table); a state not named here comes before what is fine
 _STATES = {
     "open": ("Open", "danger", 0),
-    "half_open": ("Half-open", "warning", 1),
-    "closed": ("Closed", "success", 3),
+    "forced_open": ("Forced open", "danger", 1),
+    "half_open": ("Half-open", "warning", 2),
+    "disabled": ("Disabled", "dark", 3),
+    "metrics_only": ("Metrics only", "info", 4),
+    "closed": ("Closed", "success", 6),
 }
+_PLACE_OF_THE_UNKNOWN = 5
+
+_CHOICES = {
+    "reset": "Close it and forget its failures",
+    "force-open": "Force open: no call passes",
+    "disable": "Disable: all pass, nothing is recorded",
+    "metrics-only": "Metrics only: all pass and are recorded",
+}
+_AUTO = {"auto": "Back to automatic"}
 
 
 @dataclass(frozen=True)
 class CircuitRow:
-    """One line of the table. `probe_in_s` is None unless it is open; `since` and `ago` are "" if unknown."""
+    """One line of the table. `since` and `ago` are "" if unknown; `choices` are the actions, the likely one first."""
 
     name: str
     state: str
     word: str
+    meaning: str
     colour: str
     place: int
     epoch: int
     calls: int
-    failures: int
     failure_percent: int
+    limited: int
+    slow: int
     streak: int
-    probe_in_s: float | None
-    probe_in: str
+    next: Next
     probes: int
     probes_allowed: int
+    probes_passed: int
     opens: int
     since: str
     ago: str
     reason: str
+    choices: Mapping[str, str]
 
 
 def rows_of(
@@ -49,51 +65,45 @@ def rows_of(
 
 
 def totals(rows: list[CircuitRow]) -> dict[str, int]:
-    """How many circuits are in each state."""
-    return dict(Counter(row.state for row in rows))
+    """How many circuits are in each state; `forced`: in one of those that operators set."""
+    counts = Counter(row.state for row in rows)
+    return {**counts, "forced": sum(counts[state] for state in FORCED)}
 
 
-def duration(seconds: float) -> str:
-    """Two units at most: "42 s", "4 min 12 s", "3 h 12 min", "2 d 3 h"."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
-
-
-def clock(at_s: float, now_s: float) -> str:
-    """The time of day in UTC, with the date when it was another day: for comparing with logs."""
-    at = datetime.fromtimestamp(at_s, timezone.utc)
-    today = datetime.fromtimestamp(now_s, timezone.utc).date()
-    return f"{at:%H:%M:%S} UTC" if at.date() == today else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+def audit_line(entry: Mapping[str, str], now_s: float) -> dict[str, str]:
+    """An audit entry with its time of day as `at` and its time limit in words as `lasts`."""
+    try:
+        lasts = f"for {duration(float(entry.get('ttl_s') or 0))}" if entry.get("ttl_s") else ""
+    except (ValueError, OverflowError):
+        lasts = ""  # no number: written by a stranger
+    return {**entry, "at": clock(int(entry["id"].partition("-")[0]) / 1000, now_s), "lasts": lasts}
 
 
 def _row(name: str, snapshot: Mapping[str, Any], probes_allowed: int, now_s: float) -> CircuitRow:
     state = str(snapshot["state"])
-    word, colour, place = _STATES.get(state, (state.replace("_", " ").capitalize(), "secondary", 2))
-    probe_in_s = float(snapshot["probe_in_s"]) if state == "open" else None
+    unknown = (state.replace("_", " ").capitalize(), "secondary", _PLACE_OF_THE_UNKNOWN)
+    word, colour, place = _STATES.get(state, unknown)
     changed_s_ago = snapshot["changed_s_ago"]
     return CircuitRow(
         name=name,
         state=state,
         word=word,
+        meaning=MEANING.get(state, ""),
         colour=colour,
         place=place,
         epoch=int(snapshot["epoch"]),
         calls=int(snapshot["calls"]),
-        failures=int(snapshot["failures"]),
         failure_percent=round(100 * snapshot["failure_ratio"]),
+        limited=int(snapshot["rate_limited"]),
+        slow=int(snapshot["slow"]),
         streak=int(snapshot["streak"]),
-        probe_in_s=probe_in_s,
-        probe_in=f"in {duration(probe_in_s)}" if probe_in_s else "with the next call",
+        next=next_of(snapshot),
         probes=int(snapshot["probes"]),
         probes_allowed=probes_allowed,
+        probes_passed=int(snapshot["probes_passed"]),
         opens=int(snapshot["opens"]),
         since=clock(now_s - changed_s_ago, now_s) if changed_s_ago is not None else "",
         ago=duration(changed_s_ago) if changed_s_ago is not None else "",
         reason=str(snapshot["reason"]),
+        choices={**_AUTO, **_CHOICES} if state in FORCED else _CHOICES,
     )

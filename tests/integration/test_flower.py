@@ -19,7 +19,6 @@ import pytest
 
 from resilience import Breakers
 from resilience.cli.dashboard import LEAVES_WITHIN_S
-from resilience.flower.rows import duration
 from resilience.local.orphans import bound_to_parent
 from resilience.local.ports import free_port
 from resilience.local.redis_server import RedisServer
@@ -154,8 +153,8 @@ def _alerts(page: str) -> list[str]:
     return [html.unescape(text).strip() for text in found if text.strip()]
 
 
-def _form(name: str, epoch: int, reason: str) -> dict[str, str]:
-    return {"name": name, "epoch": str(epoch), "reason": reason}
+def _form(name: str, epoch: int, reason: str, action: str = "reset", ttl: str = "") -> dict[str, str]:
+    return {"name": name, "epoch": str(epoch), "reason": reason, "action": action, "ttl": ttl}
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
@@ -177,14 +176,6 @@ def test_what_is_open_stands_above_what_is_closed(guarded: httpx.Client, breaker
     _opened(breakers, "order-b")
     names = re.findall(r'data-circuit="(order-.)"', guarded.get("/breakers").text)
     assert names == ["order-b", "order-a"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.9, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")],
-)
-def test_a_duration_has_two_units_at_most(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_the_page_needs_nothing_from_another_host(guarded: httpx.Client) -> None:
@@ -212,7 +203,9 @@ def test_a_reset_with_a_reason_closes_the_circuit_and_is_written_down_under_the_
     epoch = _opened(breakers, "page-reset")
     page = guarded.post("/breakers", data=_form("page-reset", epoch, 'vendor says "fixed" <b>now</b>'))
     assert page.status_code == 200
-    assert _alerts(page.text)[0].startswith("You reset circuit page-reset at ")
+    assert re.fullmatch(
+        rf"Done at \S+ UTC: circuit page-reset: open -> closed, epoch {epoch + 1}: calls pass\.", _alerts(page.text)[0]
+    )
     assert "<b>now" not in page.text, "what people type is escaped"
     assert breakers.get_state("page-reset") == "closed"
     entry = next(entry for entry in breakers.audit() if entry["circuit"] == "page-reset")
@@ -223,7 +216,7 @@ def test_a_form_without_a_reason_is_refused_and_stays_open(guarded: httpx.Client
     epoch = _opened(breakers, "page-no-reason")
     page = guarded.post("/breakers", data=_form("page-no-reason", epoch, "  "))
     assert page.status_code == 400
-    assert _alerts(page.text) == ["A reset needs a reason: say why in a few words, it goes into the audit log."]
+    assert _alerts(page.text) == ["Reset needs an actor and a reason: who does it, and why."]
     assert page.text.count("<details open>") == 1
     assert breakers.get_state("page-no-reason") == "open"
 
@@ -236,10 +229,77 @@ def test_a_form_with_an_old_epoch_says_that_the_circuit_changed_and_keeps_the_re
     now = _opened(breakers, "page-stale")
     page = guarded.post("/breakers", data=_form("page-stale", seen, "too late"))
     assert page.status_code == 409
-    assert "changed meanwhile, look again" in _alerts(page.text)[0]
+    sentence = (
+        f"Nothing was changed: circuit page-stale is open at epoch {now}, not {seen}: it changed since you looked"
+    )
+    assert _alerts(page.text)[0].startswith(sentence)
     assert 'value="too late"' in page.text
     assert f'name="epoch" value="{now}"' in page.text
     assert breakers.get_state("page-stale") == "open"
+
+
+@pytest.mark.parametrize(
+    ("action", "word", "state"),
+    [
+        ("force-open", "Forced open", "forced_open"),
+        ("disable", "Disabled", "disabled"),
+        ("metrics-only", "Metrics only", "metrics_only"),
+    ],
+)
+def test_a_state_that_is_forced_for_a_time_is_shown_with_its_word_its_countdown_and_in_the_audit(
+    guarded: httpx.Client, breakers: Breakers, action: str, word: str, state: str
+) -> None:
+    name = f"page-{action}"
+    epoch = _opened(breakers, name)
+    page = guarded.post("/breakers", data=_form(name, epoch, "vendor outage", action, "10m"))
+    assert page.status_code == 200
+    assert f": circuit {name}: open -> {state}, epoch {epoch + 1}: " in _alerts(page.text)[0]
+    assert re.search(rf"{name} {word} .* ends in (10 min 0 s|9 min 5\d s) ", _row(page.text, name))
+    shown = breakers.snapshot(name)
+    assert (shown["state"], 590 < shown["forced_for_s"] <= 600) == (state, True)
+    audit = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.text.partition("What operators did")[2])).split())
+    assert f"alice : {action} {name} for 10 min 0 s vendor outage" in audit
+    done = guarded.post("/breakers", data=_form(name, epoch + 1, "enough", "auto"))
+    assert "epoch " in _alerts(done.text)[0]
+    assert breakers.get_state(name) == ("half_open" if state == "forced_open" else "closed")
+
+
+def test_without_a_time_a_forced_state_has_no_end_and_what_ends_it_is_offered_first(
+    guarded: httpx.Client, breakers: Breakers
+) -> None:
+    epoch = _opened(breakers, "page-no-end")
+    page = guarded.post("/breakers", data=_form("page-no-end", epoch, "vendor outage", "disable")).text
+    assert "page-no-end Disabled" in _row(page, "page-no-end")
+    assert "until further notice" in _row(page, "page-no-end")
+    row = re.search(r'<tr data-circuit="page-no-end".*?</tr>', page, re.DOTALL)
+    assert row is not None
+    assert re.findall(r'<option value="([^"]*)"', row.group()) == [
+        "", "auto", "reset", "force-open", "disable", "metrics-only",
+    ]  # fmt: skip
+    assert re.search(r'data-forced="[1-9]', page)
+
+
+@pytest.mark.parametrize(
+    ("action", "ttl", "sentence"),
+    [
+        ("", "", "Say what to do with the circuit: choose one of the list."),
+        ("explode", "", "Say what to do with the circuit: choose one of the list."),
+        ("disable", "soon", "'soon' is not a length of time: seconds above 0, or 30s, 10m, 2h, 1d are right."),
+        ("reset", "10m", "Reset takes no time: it is done at once."),
+        ("force-open", "31d", "Force-open for 2678400 s is not possible: above 0 and up to 2592000 s (30 days) is"),
+    ],
+)
+def test_a_form_that_cannot_be_meant_is_refused_with_a_sentence_and_stays_open(
+    guarded: httpx.Client, breakers: Breakers, action: str, ttl: str, sentence: str
+) -> None:
+    if breakers.get_state("page-rubbish") == "closed":
+        _opened(breakers, "page-rubbish")
+    epoch = breakers.snapshot("page-rubbish")["epoch"]
+    page = guarded.post("/breakers", data=_form("page-rubbish", epoch, "kept words", action, ttl))
+    assert page.status_code == 400
+    assert _alerts(page.text)[0].startswith(sentence)
+    assert 'value="kept words"' in page.text
+    assert breakers.snapshot("page-rubbish")["epoch"] == epoch
 
 
 def test_a_form_that_another_site_sends_is_refused(guarded: httpx.Client, breakers: Breakers) -> None:
@@ -276,7 +336,9 @@ def test_the_api_resets_at_the_epoch_that_was_seen_and_answers_409_for_another(
     assert (stale.status_code, "look again" in stale.json()["error"]) == (409, True)
     assert breakers.get_state("api-reset") == "open"
     done = guarded.post("/api/breakers/api-reset/reset", json={"reason": "script", "epoch": epoch})
-    assert (done.status_code, done.json()) == (200, {"name": "api-reset", "reset": True})
+    answer = done.json()
+    assert (done.status_code, answer["name"], answer["action"], answer["done"]) == (200, "api-reset", "reset", True)
+    assert (answer["before"], answer["state"], answer["epoch"], answer["new"]) == ("open", "closed", epoch + 1, False)
     assert breakers.get_state("api-reset") == "closed"
     actors = [entry["actor"] for entry in breakers.audit() if entry["circuit"] == "api-reset"]
     assert actors == ["alice", "alice"]
@@ -284,7 +346,19 @@ def test_the_api_resets_at_the_epoch_that_was_seen_and_answers_409_for_another(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"[]", b"{", b'{"reason": 1}', b'{"reason": "x", "epoch": "1"}', b'{"reason": "%s"}' % (b"x" * 201)],
+    [
+        *(
+            b"",
+            b"{}",
+            b"[]",
+            b"{",
+            b'{"reason": 1}',
+            b'{"reason": "x", "epoch": "1"}',
+            b'{"reason": "%s"}' % (b"x" * 201),
+        ),
+        *(b'{"reason": "x", "ttl_s": "10m"}', b'{"reason": "x", "ttl_s": true}', b'{"reason": "x", "ttl": 60}'),
+        b'{"reason": "x", "ttl_s": 60}',  # a reset takes no time
+    ],
 )
 def test_a_wish_that_cannot_be_read_is_answered_with_400_and_a_sentence(
     guarded: httpx.Client, breakers: Breakers, body: bytes
@@ -295,12 +369,48 @@ def test_a_wish_that_cannot_be_read_is_answered_with_400_and_a_sentence(
     assert answer.json()["error"].count(".") >= 1
 
 
+def test_the_api_forces_a_state_for_a_time_and_ends_it(guarded: httpx.Client, breakers: Breakers) -> None:
+    epoch = _opened(breakers, "api-force")
+    for action, state in (("force-open", "forced_open"), ("disable", "disabled"), ("metrics-only", "metrics_only")):
+        wish = {"reason": "script", "epoch": epoch, "ttl_s": 90}
+        answer = guarded.post(f"/api/breakers/api-force/{action}", json=wish)
+        assert (answer.status_code, answer.json()["state"]) == (200, state)
+        assert 80 < answer.json()["forced_for_s"] <= 90
+        assert guarded.post(f"/api/breakers/api-force/{action}", json=wish).status_code == 409
+        epoch += 1
+    assert guarded.post("/api/breakers/api-force/auto", json={"reason": "script"}).json()["state"] == "closed"
+    entries = [entry for entry in breakers.audit() if entry["circuit"] == "api-force"]
+    assert [(entry["action"], entry["ttl_s"], entry["done"]) for entry in reversed(entries)] == [
+        ("force-open", "90", "true"), ("force-open", "90", "false"),
+        ("disable", "90", "true"), ("disable", "90", "false"),
+        ("metrics-only", "90", "true"), ("metrics-only", "90", "false"),
+        ("auto", "", "true"),
+    ]  # fmt: skip
+
+
+def test_the_api_forces_a_circuit_that_nobody_used_and_says_so(guarded: httpx.Client, breakers: Breakers) -> None:
+    answer = guarded.post("/api/breakers/api-new/force-open", json={"reason": "before the first call"})
+    assert (answer.status_code, answer.json()["new"], answer.json()["before"]) == (200, True, None)
+    assert breakers.get_state("api-new") == "forced_open"
+    assert guarded.post("/api/breakers/not%20a%20name/disable", json={"reason": "r"}).status_code == 404
+
+
+def test_a_secret_in_a_reason_is_on_no_page(guarded: httpx.Client, breakers: Breakers) -> None:
+    breakers.record_success("api-secret")
+    wish = {"reason": "see https://ops:hunter2@vendor/status"}
+    assert guarded.post("/api/breakers/api-secret/disable", json=wish).status_code == 200
+    shown = guarded.get("/breakers").text + guarded.get("/api/breakers").text
+    assert "https://ops:[redacted]@vendor/status" in shown
+    assert "hunter2" not in shown
+
+
 @pytest.mark.parametrize("name", ["nobody-used-it", "not a name", "%3Cscript%3E"])
 def test_a_circuit_that_nobody_used_is_404_and_is_not_made_by_asking(
     guarded: httpx.Client, breakers: Breakers, name: str
 ) -> None:
     assert guarded.get(f"/api/breakers/{name}").status_code == 404
-    assert guarded.post(f"/api/breakers/{name}/reset", json={"reason": "typo"}).status_code == 404
+    for action in ("reset", "auto"):
+        assert guarded.post(f"/api/breakers/{name}/{action}", json={"reason": "typo"}).status_code == 404
     assert breakers.snapshots(["nobody-used-it"]) == {}
 
 
@@ -312,7 +422,8 @@ def test_without_the_password_nothing_is_shown_and_nothing_is_reset(guarded: htt
     assert guarded.get("/api/breakers", auth=mallory).status_code == 401
     page = guarded.post("/breakers", data=_form("wrong-password", epoch, "x"), auth=mallory)
     api = guarded.post("/api/breakers/wrong-password/reset", json={"reason": "x"}, auth=mallory)
-    assert (page.status_code, api.status_code) == (401, 401)
+    force = guarded.post("/api/breakers/wrong-password/disable", json={"reason": "x"}, auth=mallory)
+    assert (page.status_code, api.status_code, force.status_code) == (401, 401, 401)
     assert breakers.get_state("wrong-password") == "open"
 
 
@@ -336,10 +447,11 @@ def test_without_a_login_the_page_can_be_read_and_resets_are_refused(
     shown = unguarded.get("/breakers").text
     assert "<form" not in shown
     assert _alerts(shown) == [
-        "Resets are off: this Flower has no login. Start it with --basic-auth=USER:PASSWORD for them."
+        "Changes are off: this Flower has no login. Start it with --basic-auth=USER:PASSWORD for them."
     ]
     assert unguarded.post("/breakers", data=_form("no-login", epoch, "x")).status_code == 403
-    api = unguarded.post("/api/breakers/no-login/reset", json={"reason": "x"})
+    assert unguarded.post("/breakers", data=_form("no-login", epoch, "x", "disable")).status_code == 403
+    api = unguarded.post("/api/breakers/no-login/disable", json={"reason": "x"})
     assert api.status_code == 401
     assert "FLOWER_UNAUTHENTICATED_API" in api.json()["error"]
     assert breakers.get_state("no-login") == "open"
@@ -351,7 +463,8 @@ def test_an_api_that_was_opened_to_everybody_writes_down_flower_and_read_only_st
     epoch = _opened(breakers, "opened-api")
     wish = {"reason": "script", "epoch": epoch}
     with _dashboard(folder, "--read_only", FLOWER_UNAUTHENTICATED_API="true") as client:
-        assert client.post("/api/breakers/opened-api/reset", json=wish).status_code == 403
+        for action in ("reset", "force-open", "disable", "metrics-only", "auto"):
+            assert client.post(f"/api/breakers/opened-api/{action}", json=wish).status_code == 403
     assert breakers.get_state("opened-api") == "open"
     with _dashboard(folder, FLOWER_UNAUTHENTICATED_API="true") as client:
         foreign = client.post(

@@ -1,4 +1,4 @@
-// Keeps the page Breakers fresh: fetches its live part, and never touches a reset form that somebody has opened.
+// Keeps the page Breakers fresh: fetches its live part, and never touches a form that somebody has opened.
 "use strict";
 (() => {
   const live = document.getElementById("breakers-live");
@@ -11,7 +11,7 @@
   const url = new URL(live.dataset.url, location.origin);
   let asOf = live.querySelector("[data-now]")?.dataset.now;
 
-  // The page was the answer to a posted reset: a reload must show the page, not post again.
+  // The page was the answer to a posted order: a reload must show the page, not post again.
   history.replaceState(null, "");
 
   function words(seconds) {
@@ -22,17 +22,24 @@
   }
 
   function tick() {
-    for (const cell of live.querySelectorAll("[data-probe-in-s]")) {
-      cell.probeAt ??= performance.now() + Number(cell.dataset.probeInS) * 1000;
-      const seconds = Math.ceil((cell.probeAt - performance.now()) / 1000);
-      const text = seconds > 0 ? `in ${words(seconds)}` : "with the next call";
+    for (const cell of live.querySelectorAll("[data-seconds]")) {
+      cell.endsAt ??= performance.now() + Number(cell.dataset.seconds) * 1000;
+      const seconds = Math.ceil((cell.endsAt - performance.now()) / 1000);
+      const text = seconds > 0 ? cell.dataset.before + words(seconds) : cell.dataset.then;
       if (cell.textContent !== text) cell.textContent = text;
     }
   }
 
   function inTitle() {
-    const open = Number(live.querySelector("[data-open]")?.dataset.open || 0);
-    document.title = (open ? `(${open} open) ` : "") + "Breakers · Flower";
+    const counts = live.querySelector("[data-open]")?.dataset || {};
+    const said = [[counts.open, "open"], [counts.forced, "forced"]].filter(([count]) => Number(count)).map((pair) => pair.join(" "));
+    document.title = (said.length ? `(${said.join(", ")}) ` : "") + "Breakers · Flower";
+  }
+
+  // What is done at once takes no time: a field that is switched off is not sent.
+  function fitForm(form) {
+    const ttl = form.elements.ttl;
+    ttl.disabled = ttl.hidden = ["", "reset", "auto"].includes(form.elements.action.value);
   }
 
   // An opened form keeps the epoch that the operator saw, until the operator says that the new one was seen too.
@@ -126,8 +133,14 @@
     row.querySelector("input[name=reason]").focus();
   });
   live.addEventListener("toggle", (event) => {
-    if (event.target.open) event.target.querySelector("input[name=reason]").focus();
+    if (!event.target.open) return;
+    fitForm(event.target.querySelector("form"));
+    event.target.querySelector("select[name=action]").focus();
   }, true);
+  live.addEventListener("change", (event) => {
+    if (event.target.name === "action") fitForm(event.target.form);
+  });
+  for (const form of live.querySelectorAll("details[open] form")) fitForm(form);
   tick();
   inTitle();
   setInterval(tick, 250);
