@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 CAPACITY = 200
 """Attempts that a beat names at most. A worker that runs more is known by these: a circuit needs no more to judge."""
 
 _LONGEST = 500
+"""Characters of one attempt's names together; one with longer names is left out."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Running:
 def packed(attempts: Iterable[RunningAttempt], stopping: bool) -> str:
     """The beat's text, of bounded size."""
     rows: list[tuple[object, ...]] = []
-    for attempt in attempts:
+    for one in attempts:
         if len(rows) == CAPACITY:
             break
-        if len(attempt.task) + len(attempt.task_id) + len(attempt.circuit) + len(attempt.tag) <= _LONGEST:
-            rows.append(astuple(attempt))
+        if len(one.task) + len(one.task_id) + len(one.circuit) + len(one.tag) <= _LONGEST:
+            rows.append((one.task, one.task_id, one.attempt, one.circuit, one.tag))
     return json.dumps([stopping, rows], separators=(",", ":"))
 
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,9 @@ class Bench:
     def env(self, pool: str, **more: str) -> dict[str, str]:
         return {"FEEDING_REDIS": self.url, "FEEDING_POOL": pool, **more}
 
-    def worker(self, pool: str) -> WorkerProcess:
-        return WorkerProcess(
-            FOLDER, pool, self.log_dir, queues=pool, pool=pool, concurrency=SLOTS[pool], env=self.env(pool)
-        )
+    def worker(self, pool: str, **env: str) -> WorkerProcess:
+        env = self.env(pool, **env)
+        return WorkerProcess(FOLDER, pool, self.log_dir, queues=pool, pool=pool, concurrency=SLOTS[pool], env=env)
 
     def send(self, pool: str, name: str, **options: object) -> str:
         return str(self.app.send_task(f"tasks.{name}", queue=pool, **options).id)
@@ -229,3 +228,23 @@ def test_an_attempt_is_observed_once_and_its_circuit_counts_exactly_that(
     assert (seen.calls, seen.failures) == (calls_in(expected), expected.count("F"))
     for attempt in seen.attempts:
         assert PAUSE_S <= attempt[4] < LONGEST_S, f"runtime of {attempt}"
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_after_hundreds_of_attempts_of_every_kind_no_permit_is_left_over(
+    shop_redis: str, tmp_path: Path, pool: str
+) -> None:
+    """These pools run everything in one process, which must not grow with what it has done."""
+    rows = {name: row for name, row in ROWS.items() if row.sent and pool in row.pools}
+    with closing(Bench(shop_redis, tmp_path)) as bench, bench.worker(pool, FEEDING_PAUSE_S="0"):
+        for name in [*rows] * 10:
+            bench.send(pool, name)
+        expected = {name: 10 * len(row.on(pool)) for name, row in rows.items()}
+        assert sum(expected.values()) > 300
+        until(
+            lambda: all(bench.book.llen(f"{pool}:{name}") == count for name, count in expected.items()),
+            LONGEST_S,
+            "every attempt observed",
+        )
+        held = bench.app.send_task("tasks.permits_held", queue=pool)
+        assert held.get(timeout=20) == 1, "but its own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,16 +25,22 @@ Start = Callable[..., WorkerProcess]
 
 @pytest.fixture
 def start(shop_redis: str, tmp_path: Path) -> Iterator[Start]:
-    """Start a worker of the project; `held` is the policy of the circuit that the killed task feeds."""
+    """Start a worker of the project; `held` is the policy of the circuit that the killed task feeds.
+
+    One that need not be `ready` at once boots beside the next.
+    """
     started: list[WorkerProcess] = []
 
-    def one(name: str, pool: str = "prefork", held: Any = None, queues: str = NAMESPACE, **env: str) -> WorkerProcess:
+    def one(
+        name: str, pool: str = "prefork", held: Any = None, queues: str = NAMESPACE, ready: bool = True, **env: str
+    ) -> WorkerProcess:
         env |= {"FEEDING_REDIS": shop_redis, "FEEDING_POOL": NAMESPACE}
         env["RESILIENCE_CIRCUITS"] = json.dumps({"held": held or POLICY})
         worker = WorkerProcess(FOLDER, name, tmp_path, queues=queues, pool=pool, concurrency=1, env=env)
         started.append(worker)
         worker.start()
-        worker.wait_ready()
+        if ready:
+            worker.wait_ready()
         return worker
 
     yield one
@@ -95,7 +102,7 @@ def test_of_a_killed_workers_tasks_only_the_one_that_ran_is_a_failure_and_only_o
 ) -> None:
     victim = start("victim", pool)
     ids = hold_and_kill(stock, book, broker, victim, count=count)
-    judges = [start("judge1", pool), start("judge2", pool)]
+    judges = [start("judge1", pool, ready=False), start("judge2", pool)]
     book.set(f"{NAMESPACE}:go", "1")
     until(lambda: breakers.snapshot("held").get("calls") == count + 1, what="one was lost, all ended")
     assert breakers.snapshot("held")["failures"] == 1
@@ -137,16 +144,29 @@ def test_a_worker_that_was_being_stopped_has_failed_nothing(
     assert "died: 1 messages back" in judge.log()
 
 
+def test_a_cold_shutdown_fails_nothing_that_it_cuts_short(
+    stock: Celery, start: Start, book: redis.Redis, broker: redis.Redis, breakers: Breakers
+) -> None:
+    worker = start("w1")
+    (task_id,) = send(stock, "held")
+    until(lambda: begun(book, [task_id]), what="the task runs")
+    worker.kill(signal.SIGQUIT)
+    until(lambda: broker.llen(NAMESPACE) == 1, what="the message is on its queue again")
+    worker.stop()
+    assert [attempt[2] for attempt in attempts_at(book, "held")] == ["nothing"]
+    assert not breakers.snapshot("held")
+
+
 def test_an_attempt_that_ended_after_the_last_beat_is_not_counted_again(
     stock: Celery, start: Start, book: redis.Redis, broker: redis.Redis, breakers: Breakers
 ) -> None:
-    victim = start("victim", RESILIENCE_BEAT_S="5")  # so old a witness
+    judge = start("judge", queues="judge", ready=False)
+    victim = start("victim", RESILIENCE_BEAT_S="3")  # so old a witness
     (task_id,) = send(stock, "held")
     until(lambda: task_id in last_beat(broker, victim), what="a beat names it")
     book.set(f"{NAMESPACE}:go", "1")
     until(lambda: not broker.keys("*:unacked:*"), what="it is acknowledged")
     victim.kill()
-    judge = start("judge")
     until(lambda: "died: 0 messages back" in judge.log(), what="the death is noticed")
     assert (breakers.snapshot("held")["calls"], breakers.snapshot("held")["failures"]) == (1, 0)
 
@@ -154,9 +174,9 @@ def test_an_attempt_that_ended_after_the_last_beat_is_not_counted_again(
 def test_a_task_acknowledged_before_it_ran_may_have_ended_well_so_its_death_says_nothing(
     stock: Celery, start: Start, book: redis.Redis, broker: redis.Redis, breakers: Breakers
 ) -> None:
+    judge = start("judge", queues="judge", ready=False)
     victim = start("victim")
     hold_and_kill(stock, book, broker, victim, "held_but_acknowledged")
-    judge = start("judge")
     until(lambda: "died: 0 messages back" in judge.log(), what="the death is noticed")
     assert not breakers.snapshot("held_but_acknowledged")
     assert not attempts_at(book, "held_but_acknowledged")
@@ -169,12 +189,12 @@ def test_the_probe_of_a_dead_worker_gives_its_permit_back_long_before_its_lease_
     with closing(
         Breakers.from_url(f"{shop_redis}/0", namespace=NAMESPACE, policies={"held": BreakerPolicy(**policy)})
     ) as mine:
+        start("judge", held=policy, queues="judge", ready=False)
         victim = start("victim", held=policy)
         mine.record_failure("held")
         until(lambda: mine.snapshot("held")["probe_in_s"] == 0, what="it may be probed")
         hold_and_kill(stock, book, broker, victim)
         assert (mine.get_state("held"), mine.snapshot("held")["probes"]) == ("half_open", 1)
-        start("judge", held=policy)
         until(lambda: mine.snapshot("held")["opens"] == 2, what="the lost probe failed, so it opened again")
 
 
@@ -183,7 +203,8 @@ def test_a_death_counts_in_the_name_of_the_dead_worker(
 ) -> None:
     """Two failures in a row open a circuit that two workers feed only if they come from two."""
     policy = {**POLICY, "consecutive_failures": 2}
-    victim, _judge = start("victim", held=policy), start("judge", held=policy, queues="judge")
+    start("judge", held=policy, queues="judge", ready=False)
+    victim = start("victim", held=policy)
     book.set(f"{NAMESPACE}:go", "1")
     send(stock, "held")
     until(lambda: breakers.snapshot("held").get("calls") == 1, what="the victim feeds the circuit")
