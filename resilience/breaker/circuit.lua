@@ -145,8 +145,9 @@ if state ~= 'closed' and state ~= 'metrics_only' then return reply(0) end
 local good, bad, dragging, throttled = 0, 0, 0, 0
 if rules.calls == 0 then -- the ring of buckets, "head successes failures slow limited successes ..."
   local bucket = math.floor(now / math.max(1, math.floor(rules.window / BUCKETS)))
-  local ring = {}
-  for n in string.gmatch(raw[10] or '', '%d+') do ring[#ring + 1] = tonumber(n) end
+  -- read and written by C: number by number in Lua took more than half of the whole script's time
+  local read, ring = pcall(cjson.decode, '[' .. string.gsub(raw[10] or '', ' ', ',') .. ']')
+  if not read then ring = {} end
   if #ring ~= 1 + 4 * BUCKETS or bucket < ring[1] - BUCKETS then -- new, or the policy's window changed: start anew
     for i = 1, 1 + 4 * BUCKETS do ring[i] = 0 end
     ring[1] = bucket
@@ -168,7 +169,6 @@ if rules.calls == 0 then -- the ring of buckets, "head successes failures slow l
   for i = 2, 1 + 4 * BUCKETS, 4 do
     good, bad, dragging, throttled = good + ring[i], bad + ring[i + 1], dragging + ring[i + 2], throttled + ring[i + 3]
   end
-  for i = 1, #ring do ring[i] = int(ring[i]) end
   redis.call('HSET', circuit, 'window', table.concat(ring, ' '))
   if raw[11] then redis.call('HDEL', circuit, 'calls') end
 else -- the last so many calls, a letter each
