@@ -51,6 +51,7 @@ def closed(stage: Stage) -> Table:
         "commands: what it ran, in scripts too. CPU: of the calling process.",
         interleave(contenders, stage.size.rounds),
         REFERENCE,
+        "CPU us",  # where no call waits for anything, the wall only adds what other programs took
     )
 
 
@@ -96,13 +97,14 @@ def probe(stage: Stage) -> Table:
         return opened
 
     def admissions() -> dict[str, float]:
+        stage.clear()
         names = [stage.name() for _ in range(stage.size.remote_calls)]
         for name in names:
             stage.breakers.circuit(name, policy(1))
             stage.breakers.record_failure(name)
         time.sleep(2 * OPEN_S)
         asks = [partial(stage.breakers.admit, name) for name in names]
-        return timed(stage.batch(asks, awaited=False), len(asks), stage.meter)
+        return timed(stage.batch(asks, awaited=False), stage.meter)
 
     return Table(
         "A probe",
@@ -121,7 +123,7 @@ def _inside(block: AbstractContextManager[object]) -> None:
 def _closed_form(stage: Stage, name: str, call: Call, *, awaited: bool = False, remote: bool = False) -> Contender:
     calls = stage.size.remote_calls if remote else stage.size.calls
     batch = stage.batch([call] * calls, awaited=True) if awaited else repeated(call, calls)
-    return Contender(name, lambda: timed(batch, calls, stage.meter))
+    return Contender(name, lambda: timed(batch, stage.meter))
 
 
 def _prepared_calls(
@@ -131,8 +133,9 @@ def _prepared_calls(
 
     def contender(peer: Peer) -> Contender:
         def measure() -> dict[str, float]:
+            stage.clear()
             calls = prepare(peer, stage.size.remote_calls)
-            return timed(stage.batch(calls, awaited=peer.awaited), len(calls), stage.meter)
+            return timed(stage.batch(calls, awaited=peer.awaited), stage.meter)
 
         return Contender(peer.name, measure)
 

@@ -33,8 +33,8 @@ _PLAIN_WIDTH = 160
 class Size:
     """How much is measured. `calls` in memory and `remote_calls` to Redis are timed together, once in each round.
 
-    `load_s`, `load_rounds` and `feeders` (processes) are of the firehose, `openings` and `watchers` (processes) of
-    the propagation of an opening.
+    `lap_s` is of the `circuits` used in turn, `load_s` and `feeders` (processes) of the firehose, in `load_rounds`;
+    `openings` and `watchers` (processes) are of the propagation.
     """
 
     rounds: int
@@ -42,6 +42,7 @@ class Size:
     remote_calls: int
     circuits: int
     load_rounds: int
+    lap_s: float
     load_s: float
     feeders: int
     openings: int
@@ -49,12 +50,12 @@ class Size:
 
 
 LONG = Size(
-    rounds=15, calls=20_000, remote_calls=300, circuits=1_000,
-    load_rounds=5, load_s=4.0, feeders=4, openings=200, watchers=8,
+    rounds=11, calls=20_000, remote_calls=200, circuits=1_000,
+    load_rounds=5, lap_s=1.5, load_s=4.0, feeders=4, openings=200, watchers=8,
 )  # fmt: skip
 QUICK = Size(
     rounds=2, calls=200, remote_calls=20, circuits=50,
-    load_rounds=1, load_s=0.3, feeders=2, openings=3, watchers=2,
+    load_rounds=1, lap_s=0.05, load_s=0.3, feeders=1, openings=3, watchers=2,
 )  # fmt: skip
 """Shows that the benches run; its figures say nothing."""
 
@@ -104,31 +105,37 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of figures. With `reference`, a row's name, the first figure is shown over that row's, too."""
+    """Rows of figures. With `reference`, a row's name, every row's figure `compared` is shown over that row's, too."""
 
     title: str
     note: str
     rows: tuple[Row, ...]
     reference: str | None = None
+    compared: str = "us"
 
     @property
     def ratios(self) -> dict[str, Figure]:
-        """By row: the first figure over the reference's, round by round; {} without a reference."""
+        """By row: the figure that is compared over the reference's, round by round; {} without a reference."""
         base = next((row for row in self.rows if row.name == self.reference), None)
         if base is None:
             return {}
-        first = next(iter(base.figures))
-        return {row.name: row.figures[first].over(base.figures[first]) for row in self.rows if first in row.figures}
+        return {row.name: row.figures[self.compared].over(base.figures[self.compared]) for row in self.rows}
 
     def as_json(self) -> dict[str, Any]:
         rows = []
         for row in self.rows:
             shown: dict[str, Any] = {"name": row.name}
             shown["figures"] = {name: figure.as_json() for name, figure in row.figures.items()}
-            if row.name in self.ratios:
+            if self.reference is not None:
                 shown["over_reference"] = self.ratios[row.name].as_json()
             rows.append(shown)
-        return {"title": self.title, "note": self.note, "reference": self.reference, "rows": rows}
+        return {
+            "title": self.title,
+            "note": self.note,
+            "reference": self.reference,
+            "compared": self.compared,
+            "rows": rows,
+        }
 
 
 def interleave(contenders: Sequence[Contender], rounds: int, *, warm_up: bool = True) -> tuple[Row, ...]:
@@ -181,11 +188,15 @@ class Meter:
         self._client.close()
 
 
-def timed(batch: Callable[[], object], calls: int, meter: Meter | None = None) -> dict[str, float]:
-    """Figures per call of a batch of `calls` calls: wall and processor microseconds; with a meter, what Redis did."""
+Batch = Callable[[], int]
+"""Makes calls; says how many."""
+
+
+def timed(batch: Batch, meter: Meter | None = None) -> dict[str, float]:
+    """Figures per call of a batch: microseconds by the wall and of this process; with a meter, what Redis did."""
     before = meter.look() if meter is not None else None
     cpu_s, began = time.process_time(), time.perf_counter()
-    batch()
+    calls = batch()
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
     figures = {"us": wall_s / calls * 1e6, "CPU us": cpu_s / calls * 1e6}
     if meter is not None and before is not None:
@@ -195,12 +206,13 @@ def timed(batch: Callable[[], object], calls: int, meter: Meter | None = None) -
     return figures
 
 
-def repeated(call: Callable[[], object], calls: int) -> Callable[[], None]:
+def repeated(call: Callable[[], object], calls: int) -> Batch:
     """A batch that makes the same call so many times."""
 
-    def batch() -> None:
+    def batch() -> int:
         for _ in range(calls):
             call()
+        return calls
 
     return batch
 
@@ -228,11 +240,11 @@ def show(table: Table, console: Console) -> None:
     for name in names:
         printed.add_column(name, justify="right")
     if ratios:
-        printed.add_column(f"{names[0]} over {table.reference}", justify="right")
+        printed.add_column(f"{table.compared} over {table.reference}", justify="right")
     for row in table.rows:
         cells = [str(row.figures[name]) if name in row.figures else "-" for name in names]
         if ratios:
-            cells.append(str(ratios[row.name]) if row.name in ratios else "-")
+            cells.append(str(ratios[row.name]))
         printed.add_row(row.name, *cells)
     console.print(printed)
     console.print()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from purgatory import AsyncCircuitBreakerFactory, AsyncRedisUnitOfWork, SyncCirc
 from purgatory.domain.model import OpenedState
 
 from resilience import BreakerPolicy, Breakers, CircuitOpenError
-from tests.bench.harness import Meter, Size
+from tests.bench.harness import Batch, Meter, Size
 
 Call = Callable[[], Any]
 
@@ -100,27 +100,34 @@ class Stage:
         """The name of a circuit that nobody has used."""
         return f"bench-{next(self._numbers)}"
 
+    def clear(self) -> None:
+        """Forget all circuits, so that no figure depends on how many others were measured before."""
+        self.breakers.flush()
+        self.client.flushall()
+
     def finish(self, awaitable: Any) -> Any:
         return self._loop.run_until_complete(awaitable)
 
-    def batch(self, calls: Iterable[Call], *, awaited: bool) -> Callable[[], None]:
+    def batch(self, calls: Sequence[Call], *, awaited: bool) -> Batch:
         """All these calls, one after the other; what they raise is expected."""
 
-        def batch() -> None:
+        def batch() -> int:
             for call in calls:
                 try:
                     call()
                 except EXPECTED:  # noqa: PERF203  a refusal or failure of each call is what is measured
                     continue
+            return len(calls)
 
-        async def awaits() -> None:
+        async def awaits() -> int:
             for call in calls:
                 try:
                     await call()
                 except EXPECTED:  # noqa: PERF203  the same
                     continue
+            return len(calls)
 
-        return (lambda: self.finish(awaits())) if awaited else batch
+        return (lambda: int(self.finish(awaits()))) if awaited else batch
 
     def _ours(self, dependency: Dependency, threshold: int) -> Call:
         guarded: Call = self.breakers.circuit(self.name(), policy(threshold))(dependency.call)
