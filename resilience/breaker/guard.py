@@ -25,7 +25,7 @@ from resilience.breaker.policies import Policies
 from resilience.breaker.policy import BreakerPolicy, check_name
 from resilience.breaker.snapshot import snapshot_of
 from resilience.breaker.store import CircuitStore, IndexEntry, Order, Reply, Report
-from resilience.breaker.view import SILENT, Stance, View, Views
+from resilience.breaker.view import Stance, View, Views
 from resilience.breaker.watcher import Watcher
 from resilience.errors.taxonomy import MATRIX, CircuitOpenError, ErrorCategory, Row
 from resilience.identity import owner
@@ -281,7 +281,7 @@ class Breakers:
     ) -> Outcome | None:
         """What is to be reported now, the successes that waited included; None if nothing is."""
         view = self._views.get(name)
-        if view is not None and (epoch < view.epoch or view.state in SILENT):
+        if view is not None and (epoch < view.epoch or view.deaf):
             return None  # the circuit moved on, or does not listen
         policy = self._policy(name)
         result = as_result(ending, policy, self._matrix)

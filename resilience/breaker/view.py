@@ -34,8 +34,7 @@ _UNTIL_ITS_END = {
     State.DISABLED: Stance.UNRECORDED,
     State.METRICS_ONLY: Stance.PASS,
 }
-SILENT = frozenset({State.OPEN, State.FORCED_OPEN, State.DISABLED})
-"""States in which an outcome changes nothing, so that it need not be reported."""
+_SILENT = frozenset({State.OPEN, State.FORCED_OPEN, State.DISABLED})
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,11 @@ class View:
     def remaining_s(self) -> float:
         """Seconds until the state or its ramp ends; 0 when that is over, or has no end."""
         return max(0.0, self.ends_at - time.monotonic()) if self.ends_at is not None else 0.0
+
+    @property
+    def deaf(self) -> bool:
+        """Whether an outcome changes nothing, so that it need not be reported. One after a forced state's end does."""
+        return self.state in _SILENT and (self.state is State.OPEN or self.stance() is not Stance.ASK)
 
     def stance(self) -> Stance:
         over = self.ends_at is not None and time.monotonic() >= self.ends_at
