@@ -21,10 +21,10 @@ _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
 @click.argument("tornado_argv", metavar="[FLOWER OPTION]...", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def dashboard(context: click.Context, tornado_argv: tuple[str, ...]) -> None:
-    """Flower with the page Breakers: every circuit, its state, and a reset with a reason.
+    """Flower with the page Breakers: every circuit, its state, and what an operator can do to it.
 
     Takes every option of `celery flower`, for example --port=5555 --address=127.0.0.1 --url_prefix=flower
-    --basic-auth=USER:PASSWORD (without a login, resets are off).
+    --basic-auth=USER:PASSWORD (without a login, nothing can be changed).
     """
     resilience = resilience_of(context)
     _check_options(tornado_argv)

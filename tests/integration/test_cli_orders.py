@@ -8,12 +8,15 @@ import time
 from typing import Any
 
 import pytest
+import redis
+from celery import Celery
 
 from resilience import Breakers, CircuitOpenError
 from resilience.testing import until
 from signals.events import Result
 from tests.integration.breaker_kit import MakeBreakers, fail, process, refused, says
 from tests.integration.cli_kit import Cli, sentence
+from tests.integration.conftest import StartWorkers
 
 # Says when calls through circuit a begin to pass, and when they are refused.
 WITNESS = """
@@ -89,6 +92,20 @@ def test_auto_lets_probes_of_another_process_decide_within_a_second(
         assert what == "admitted"
         until(lambda: breakers.get_state("a") == "closed", within_s=5, what="three probes closed it")
     assert seen_at - int(audit(cli)[0]["id"].partition("-")[0]) / 1000 < 1.0
+
+
+def test_a_worker_runs_nothing_of_a_circuit_that_is_forced_open_and_all_of_it_after_auto(
+    cli: Cli, workers: StartWorkers, broker: redis.Redis, book: redis.Redis, shop_redis: str
+) -> None:
+    cli("breaker", "force-open", "payments", "--reason", "before the first call")
+    workers({"name": "w1"})
+    with Celery("till", broker=f"{shop_redis}/0", set_as_current=False) as till:
+        for number in range(10):
+            till.send_task("tasks.refund", [number])
+    until(lambda: broker.llen("celeriac.parked.payments|celery") == 10, what="all of it is parked")
+    assert book.llen("audited") == 0
+    cli("breaker", "auto", "payments", "--reason", "the road is open")
+    until(lambda: book.llen("audited") == 10, within_s=30, what="all of it has run")
 
 
 # -- a time limit --------------------------------------------------------------------------------------------------
