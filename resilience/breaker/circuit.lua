@@ -17,6 +17,10 @@
 --           [8] for so many ms (0: until further notice), [9] reason that the circuit shows, [10] actor, [11] his words
 -- Reply: { granted 0|1, state, epoch, remaining ms (-1: no end), old state or "", reason, former policy or "" }
 --   record: granted 1 if the outcome counted.  order: granted 0 if the epoch did not match.
+--
+-- EVALSHA sha 1 key  knock: raises unless this Redis takes writes by scripts
+if ARGV[1] == 'knock' then return redis.call('SET', KEYS[1], 1, 'PX', 1000) end
+
 local BUCKETS, KEEP_MS, AUDIT_LENGTH = 12, 7 * 86400 * 1000, 10000
 local FORCED = { forced_open = true, disabled = true, metrics_only = true }
 local FORCES = { ['force-open'] = 'forced_open', disable = 'disabled', ['metrics-only'] = 'metrics_only' }

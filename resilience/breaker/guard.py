@@ -100,7 +100,7 @@ class Breakers:
         return cls(SharedRedis(connect(url, timeout_s), namespace), policy, bus)
 
     def _begin(self) -> None:
-        self.link = Link(self._bus)
+        self.link = Link(self._bus, self._store.knock)
         self._views = Views()
         self._alone = Alone(self._views.get)
         self._pending = Pending()
@@ -213,6 +213,7 @@ class Breakers:
         reply = self.link.ask(
             lambda: self._store.admit(name, policy, permit_id, lease_s),
             lambda: self._alone.admit(name, policy, permit_id, lease_s),
+            f"circuit {name}",
         )
         self._learn(name, reply)
         if not reply.granted:
@@ -309,6 +310,7 @@ class Breakers:
         reply = self.link.ask(
             lambda: self._store.record(name, policy, outcome, jitter),
             lambda: self._alone.record(name, policy, outcome, jitter),
+            f"circuit {name}",
         )
         self._learn(name, reply)
 

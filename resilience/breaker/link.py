@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
+
+import redis
 
 from resilience.shared_redis import STORE_ERRORS
 from signals.bus import Bus
@@ -14,12 +18,21 @@ from signals.redact import describe
 
 T = TypeVar("T")
 
+_ANSWERED = (redis.ResponseError, redis.InvalidResponse)
+"""The store did answer: it takes no writes now, or what it holds of this one circuit is damaged."""
+
+logger = logging.getLogger("celeriac")
+
 
 class Link:
-    """Knows whether the store answers. Only who calls `left` and `returned` from a watcher knocks while it does not."""
+    """Knows whether the store answers. Only who calls `left` and `returned` from a watcher knocks while it does not.
 
-    def __init__(self, bus: Bus) -> None:
+    `knock` raises one of STORE_ERRORS while the store takes no writes.
+    """
+
+    def __init__(self, bus: Bus, knock: Callable[[], None]) -> None:
         self._bus = bus
+        self._knock = knock
         self._away_since: float | None = None
         self._lock = threading.Lock()
 
@@ -27,14 +40,30 @@ class Link:
     def away(self) -> bool:
         return self._away_since is not None
 
-    def ask(self, shared: Callable[[], T], alone: Callable[[], T]) -> T:
-        """`shared()`, or `alone()` while the store is away. Waits at most a store timeout, raises no STORE_ERRORS."""
+    def ask(self, shared: Callable[[], T], alone: Callable[[], T], what: str = "circuits") -> T:
+        """`shared()`, or `alone()` while the store is away. Waits at most a store timeout, raises no STORE_ERRORS.
+
+        Where the store answers but refuses `what`, because what it holds of it is damaged, only that is told by
+        `alone()`, and the store is not away for the others.
+        """
         if self._away_since is None:
             try:
                 return shared()
             except STORE_ERRORS as error:
-                self.left(error)
+                if self._is_damage(error):
+                    _say_once(f"{what}: Redis answers but refuses this, so it is counted alone: {describe(error)}")
+                else:
+                    self.left(error)
         return alone()
+
+    def _is_damage(self, error: Exception) -> bool:
+        if not isinstance(error, _ANSWERED):
+            return False
+        try:
+            self._knock()
+        except STORE_ERRORS:
+            return False
+        return True
 
     def left(self, error: Exception) -> None:
         """The store did not answer. Said once, until it is back."""
@@ -55,3 +84,8 @@ class Link:
                 self._away_since = None
         if event is not None:
             self._bus.publish(event)
+
+
+@lru_cache(maxsize=100)
+def _say_once(sentence: str) -> None:
+    logger.warning("celeriac: %s", sentence)

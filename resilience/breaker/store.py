@@ -177,8 +177,8 @@ class CircuitStore:
         return subscription
 
     def knock(self) -> None:
-        """Raise unless Redis takes writes: one that only answers questions, as a replica does, is away too."""
-        self._client.set(f"{self._shared.prefix}:knock", 1, px=1000)
+        """Raise unless Redis takes writes by scripts: one that only answers questions, as a replica, is away too."""
+        self._shared.run(_SCRIPT, [f"{self._shared.prefix}:knock"], ["knock"])
 
     def _call(
         self, op: str, name: str, policy: BreakerPolicy, jitter: float, now_ms: int | None, args: list[Any]
@@ -214,10 +214,14 @@ def _told(outcome: Outcome) -> list[Any]:
 
 
 def _reply(row: Any) -> Reply:
-    granted, state, epoch, remaining, old, reason, former = cast("list[Any]", row)
-    return Reply(
-        bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason), former
-    )
+    """Raises redis.InvalidResponse, one of STORE_ERRORS, for an answer that is damaged."""
+    try:
+        granted, state, epoch, remaining, old, reason, former = cast("list[Any]", row)
+        return Reply(
+            bool(granted), _state(state), int(epoch), int(remaining), _state(old) if old else None, str(reason), former
+        )
+    except ValueError as error:
+        raise redis.InvalidResponse(f"the script answered {row!r}") from error
 
 
 def parse_push(text: str) -> tuple[str, IndexEntry]:

@@ -79,7 +79,10 @@ class Watcher:
                 # Words of a stranger, or of a newer release, must not end the thread that every view rests on.
                 logger.warning("celeriac: circuits: something in Redis is not understood: %s", describe(error))
             for turn in self.turns:
-                turn()
+                try:
+                    turn()
+                except Exception as error:  # noqa: BLE001, PERF203  whatever it is, every view rests on this thread
+                    logger.warning("celeriac: circuits: %s", describe(error))
         self._unsubscribe()
 
     def _turn(self) -> None:
