@@ -95,6 +95,14 @@ class Core:
         """Advice without I/O: is a call through `circuit` likely to be admitted now? Always, while circuits are off."""
         return not self.circuits_on or self.breakers.may_pass(circuit)
 
+    def refuses(self, circuit: str) -> bool:
+        """Whether nothing passes through `circuit` now, not even a probe. Unlike `may_pass` this uses up no probe."""
+        return self.circuits_on and self.breakers.refuses(circuit)
+
+    def flows(self, circuit: str) -> bool:
+        """Whether everything passes through `circuit`."""
+        return not self.circuits_on or self.breakers.flows(circuit)
+
     def may_retry(self, circuit: str) -> bool:
         """Spend one retry of the fleet's budget for `circuit`; False when it is spent. One round trip."""
         return not self.circuits_on or self.budgets.may_retry(circuit)

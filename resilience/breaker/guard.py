@@ -13,6 +13,7 @@ import random
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 from resilience.breaker.alone import Alone
@@ -168,6 +169,11 @@ class Breakers:
             case _:
                 return True
 
+    def refuses(self, name: str) -> bool:
+        """Whether this process believes that nothing passes now, not even a probe; no I/O, and no pass is used up."""
+        view = self._view(name)
+        return view is not None and view.stance() is Stance.REFUSE
+
     def flows(self, name: str) -> bool:
         """Whether this process believes that everything passes; no I/O, and no pass is used up."""
         view = self._views.get(name)
@@ -260,11 +266,13 @@ class Breakers:
 
     def settle_lost(self, name: str, permit_id: str, ending: Ending, worker: str | None = None) -> None:
         """Report an attempt whose process died, in the name of `worker`; its permit is known by its id only."""
+        if worker is not None:
+            self.flush()  # the successes that wait here are this process's own
         view = self._view(name)
         probing = view is not None and view.state is State.HALF_OPEN
         outcome = self._outcome(name, self._epoch(name), permit_id if probing else "", ending, None)
         if outcome is not None:
-            self._report(name, Outcome(**{**vars(outcome), "worker": worker or outcome.worker}))
+            self._report(name, replace(outcome, worker=worker or outcome.worker))
 
     def flush(self) -> None:
         """Send the successes that wait for company, and what companions keep."""

@@ -49,14 +49,14 @@ class Parking:
     def release(
         self,
         broker: Broker,
-        may_pass: Callable[[str], bool],
+        refuses: Callable[[str], bool],
+        flows: Callable[[str], bool],
         elapsed_s: float,
-        is_closed: Callable[[str], bool] = lambda _circuit: True,
         sharers: Callable[[], int] = lambda: 1,
     ) -> int:
         """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved.
 
-        A circuit that may be probed but is not closed gets one message: more would only come back and be parked again.
+        A circuit that neither refuses everything nor flows freely gets one message: more would only come back.
         """
         waiting = self._waiting(broker)
         if not waiting:
@@ -69,9 +69,9 @@ class Parking:
         for queue, suffix in waiting:
             circuit, _, home = queue.removeprefix(self._prefix).partition("|")
             budget = math.floor(self._allowance) - moved
-            if budget < 1 or not home or not may_pass(circuit):
+            if budget < 1 or not home or refuses(circuit):
                 continue
-            if not is_closed(circuit):
+            if not flows(circuit):
                 budget = 1
             source, target = broker.key(queue + suffix), broker.key(home + suffix)
             batch = cast("list[bytes]", broker.client.lrange(source, -budget, -1))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import redis
 from celery import Celery
 from kombu import Connection
 
+from resilience import Breakers
 from resilience.delivery.broker import Broker
 from resilience.recovery.parking import REINDEX_S, Parking
 from resilience.router import plain_queue
-from resilience.testing import until
+from resilience.testing import WorkerProcess, until
 
 CIRCUIT = "openai"
+FEEDING = Path(__file__).parent.parent / "foreign" / "feeding"
 
 
 @pytest.fixture
@@ -61,13 +66,17 @@ def _yes(_circuit: str) -> bool:
     return True
 
 
+def _no(_circuit: str) -> bool:
+    return False
+
+
 def test_the_queues_name_tells_circuit_and_home(parking: Parking) -> None:
     assert parking.queue_for("celery", CIRCUIT) == "celeriac.parked.openai|celery"
 
 
 def test_nothing_moves_while_the_circuit_refuses(app: Celery, broker: Broker, parking: Parking) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), "1", "2")
-    assert parking.release(broker, lambda _: False, 1.0) == 0
+    assert parking.release(broker, _yes, _no, 1.0) == 0
     assert _received(app, "celery") == []
 
 
@@ -76,7 +85,7 @@ def test_parked_messages_go_home_oldest_first_and_before_what_is_newer(
 ) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), "1", "2", "3")
     _send(app, "celery", "newer")
-    assert parking.release(broker, _yes, 1.0) == 3
+    assert parking.release(broker, _no, _yes, 1.0) == 3
     assert _received(app, "celery") == ["1", "2", "3", "newer"]
     assert broker.client.keys("*parked.*") == []
 
@@ -85,7 +94,7 @@ def test_each_message_goes_to_its_own_home_with_its_priority(app: Celery, broker
     _send(app, parking.queue_for("celery", CIRCUIT), "plain")
     _send(app, parking.queue_for("celery", CIRCUIT), "urgent", priority=9)
     _send(app, parking.queue_for("mail", CIRCUIT), "letter")
-    assert parking.release(broker, _yes, 1.0) == 3
+    assert parking.release(broker, _no, _yes, 1.0) == 3
     assert broker.client.llen("shop:celery\x06\x169") == 1
     assert set(_received(app, "celery")) == {"plain", "urgent"}
     assert _received(app, "mail") == ["letter"]
@@ -94,7 +103,7 @@ def test_each_message_goes_to_its_own_home_with_its_priority(app: Celery, broker
 def test_only_the_circuit_that_passes_is_released(app: Celery, broker: Broker, parking: Parking) -> None:
     _send(app, parking.queue_for("celery", "a"), "of a")
     _send(app, parking.queue_for("celery", "b"), "of b")
-    assert parking.release(broker, lambda circuit: circuit == "b", 1.0) == 1
+    assert parking.release(broker, lambda circuit: circuit != "b", _yes, 1.0) == 1
     assert _received(app, "celery") == ["of b"]
 
 
@@ -106,28 +115,28 @@ def test_the_rate_bounds_what_moves_also_below_one_a_second(
 ) -> None:
     parking = _parking(app, rate)
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert [parking.release(broker, _yes, beat) for beat in beats] == moved
+    assert [parking.release(broker, _no, _yes, beat) for beat in beats] == moved
 
 
 def test_an_idle_time_earns_no_burst(app: Celery, broker: Broker) -> None:
     parking = _parking(app, 5)
     for _ in range(10):
-        parking.release(broker, _yes, 60.0)
+        parking.release(broker, _no, _yes, 60.0)
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert parking.release(broker, _yes, 0.2) == 1
+    assert parking.release(broker, _no, _yes, 0.2) == 1
 
 
 def test_a_circuit_that_is_only_probed_gets_one_message_at_a_time(
     app: Celery, broker: Broker, parking: Parking
 ) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert parking.release(broker, _yes, 1.0, is_closed=lambda _: False) == 1
-    assert parking.release(broker, _yes, 1.0, is_closed=_yes) == 24
+    assert parking.release(broker, _no, _no, 1.0) == 1
+    assert parking.release(broker, _no, _yes, 1.0) == 24
 
 
 def test_what_one_process_parked_another_releases(app: Celery, broker: Broker, parking: Parking) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), "1")
-    assert _parking(app).release(broker, _yes, 1.0) == 1
+    assert _parking(app).release(broker, _no, _yes, 1.0) == 1
 
 
 def test_parking_works_again_after_redis_was_emptied(
@@ -139,7 +148,7 @@ def test_parking_works_again_after_redis_was_emptied(
 
     def released() -> int:
         _send(app, parking.queue_for("celery", CIRCUIT), "after")
-        return parking.release(broker, _yes, 1.0)
+        return parking.release(broker, _no, _yes, 1.0)
 
     until(released, within_s=2 * REINDEX_S + 1, what="the queue is in the index again")
 
@@ -157,14 +166,16 @@ def test_asking_for_the_queue_again_and_again_costs_no_connection_each(app: Cele
     assert len(opened) <= 2
 
 
-def test_a_pass_is_not_used_up_when_the_rate_allows_nothing(app: Celery, broker: Broker) -> None:
-    parking = _parking(app, 0.1)
-    _send(app, parking.queue_for("celery", CIRCUIT), "1")
-    asked: list[str] = []
-
-    def ask(circuit: str) -> bool:
-        asked.append(circuit)
-        return True
-
-    assert parking.release(broker, ask, 1.0) == 0
-    assert asked == []
+def test_a_parked_task_is_the_probe_of_a_circuit_that_gives_one_permit(shop_redis: str, tmp_path: Path) -> None:
+    """The release must not use up the pass that the gate then finds missing."""
+    policy = {"consecutive_failures": 1, "open_s": 1.0, "half_open_permits": 1, "success_threshold": 1, "ramp_s": 0}
+    env = {"FEEDING_REDIS": shop_redis, "FEEDING_POOL": "q1", "RESILIENCE_CIRCUITS": json.dumps({"success": policy})}
+    with (
+        Celery("stock", broker=f"{shop_redis}/0", set_as_current=False) as app,
+        WorkerProcess(FEEDING, "one", tmp_path, queues="q1", env=env),
+        closing(Breakers.from_url(f"{shop_redis}/0", namespace="q1")) as breakers,
+    ):
+        breakers.record_failure("success")
+        breakers.force_open("success", actor="ann", reason="to be parked", ttl_s=1.0)
+        app.send_task("tasks.success", queue="q1", ignore_result=True)
+        until(lambda: breakers.get_state("success") == "closed", within_s=15, what="the parked task probed it")
