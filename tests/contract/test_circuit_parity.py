@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from resilience.breaker.machine import FORCES, Action, Circuit, Outcome, State
 from resilience.breaker.policy import BreakerPolicy
+from resilience.breaker.window import BUCKETS
 from resilience.local.redis_server import RedisServer
 from tests.contract.pair import Pair
 
@@ -23,6 +24,8 @@ _RESULTS = st.sampled_from(["success", "success", "slow", "failure", "limited", 
 _JITTER = st.floats(0, 1, exclude_max=True)
 _LEASES_MS = st.one_of(st.sampled_from([1, 60_000]), st.integers(1, 4_000))
 _TTLS_MS = st.one_of(st.sampled_from([None, 1, 5_000]), st.integers(1, 9_000))
+_NEVER = 99
+"""So many failures or calls that the rule cannot be met: a window that fills instead of opening the circuit."""
 _POLICIES = st.builds(
     lambda row, share, open_s, times, window_s, ratios, slow_call_s, more_calls, ramp_s: BreakerPolicy(
         consecutive_failures=row[0], failure_ratio=ratios[0], rate_limit_ratio=ratios[1], slow_ratio=ratios[2],
@@ -30,7 +33,10 @@ _POLICIES = st.builds(
         minimum_calls=row[1], open_s=open_s, open_max_s=open_s * times, jitter=share, half_open_permits=row[2],
         success_threshold=row[3], ramp_s=ramp_s,
     ),
-    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(
+        st.sampled_from([1, 2, 3, 4, _NEVER]), st.sampled_from([1, 2, 5, 9, _NEVER]),
+        st.integers(1, 3), st.integers(1, 3),
+    ),
     st.floats(0, 1), st.floats(0.001, 5), st.floats(1, 40), st.floats(0.1, 7), st.tuples(*[st.floats(0.01, 1)] * 3),
     st.sampled_from([None, 1.0]), st.sampled_from([None, None, 0, 3]), st.sampled_from([0.0, 0.5, 3.0]),
 )  # fmt: skip
@@ -80,6 +86,24 @@ class Twins(RuleBasedStateMachine):
             Outcome(self.circuit.epoch, worker, successes, failure, "", slow, limited, slow_failure), jitter
         )
 
+    @rule(
+        worker=_WORKERS,
+        buckets=st.lists(st.sampled_from([0, 0, 0.5, 1, 1, 2, 11, 12, 13, -1, -13]), min_size=2, max_size=14),
+        what=st.sampled_from(["success", "slow", "failure", "limited", "slow failure"]),
+    )
+    def let_traffic_flow_from_bucket_to_bucket(self, worker: str, buckets: list[float], what: str) -> None:
+        """Calls of one kind, now and so many buckets of the window later: no count may get lost or stay too long."""
+        for step in buckets:
+            self.pair.now = max(0, self.pair.now + int(step * self.pair.policy.window_ms / BUCKETS))
+            good = what in ("success", "slow")
+            self.pair.record(
+                Outcome(
+                    self.circuit.epoch, worker, int(good), not good, slow=int(what == "slow"),
+                    limited=what == "limited", slow_failure=what == "slow failure",
+                ),
+                0.5,
+            )  # fmt: skip
+
     @rule(worker=_WORKERS, jitter=_JITTER, times=st.integers(1, 9))
     def be_limited_in_a_row(self, worker: str, jitter: float, times: int) -> None:
         self.pair.be_limited(worker, times, jitter)
@@ -108,7 +132,8 @@ class Twins(RuleBasedStateMachine):
     @precondition(lambda self: self.circuit.state is not State.HALF_OPEN)
     @rule(jitter=_JITTER, permit=_PERMITS)
     def break_it_and_wait_for_a_probe(self, jitter: float, permit: str) -> None:
-        for worker in ("w1", "w2") * max(self.pair.policy.consecutive_failures, self.pair.policy.minimum_calls):
+        policy = self.pair.policy
+        for worker in ("w1", "w2") * max(policy.consecutive_failures % _NEVER, policy.minimum_calls % _NEVER):
             self.pair.fail(worker, 1, jitter)
         if self.circuit.state is State.OPEN:
             self.pair.now = max(self.pair.now, self.circuit.until_ms)
@@ -165,7 +190,7 @@ class Twins(RuleBasedStateMachine):
     @rule(short_by=st.integers(0, 1), fails=st.booleans())
     def wait_until_its_state_or_ramp_ends(self, short_by: int, fails: bool) -> None:
         self.pair.now = max(0, self.circuit.until_ms - short_by)
-        for worker in ("w1", "w2") * (self.pair.policy.consecutive_failures if fails else 0):
+        for worker in ("w1", "w2") * (self.pair.policy.consecutive_failures % _NEVER if fails else 0):
             self.pair.fail(worker)
 
 
