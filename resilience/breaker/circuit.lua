@@ -73,7 +73,11 @@ end
 
 local function reply(granted)
   -- nobody touches a circuit that lets nothing pass: it must not be forgotten for being quiet
-  if FORCED[state] then redis.call('PERSIST', circuit) else redis.call('PEXPIRE', circuit, KEEP_MS) end
+  if FORCED[state] then
+    redis.call('PERSIST', circuit)
+  else
+    redis.call('PEXPIRE', circuit, KEEP_MS + math.max(0, until_ms - now))
+  end
   return { granted, state, epoch, remaining(), old, why, former }
 end
 

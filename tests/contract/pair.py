@@ -100,4 +100,4 @@ class Pair:
         )
         self._used_policy = used
         self._ledger.operated(before, self.circuit, transition.reason if transition else order, self.now)
-        self._ledger.check(self.circuit, used)
+        self._ledger.check(self.circuit, used, self.now)

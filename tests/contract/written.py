@@ -110,7 +110,7 @@ class Ledger:
             }
         ]  # fmt: skip
 
-    def check(self, circuit: Circuit, policy: str) -> None:
+    def check(self, circuit: Circuit, policy: str, now_ms: int) -> None:
         """Raises AssertionError for anything that is not as the model has it."""
         key, permits = f"{self._prefix}:circuit:{self._name}", f"{self._prefix}:permits:{self._name}"
         pipe = self._client.pipeline(transaction=False)
@@ -131,7 +131,8 @@ class Ledger:
         if circuit.state in FORCED:
             assert lives_ms == -1, "a forced state is not forgotten for being quiet"
         else:
-            assert KEEP_MS - SLACK_MS < lives_ms <= KEEP_MS
+            lasts_ms = max(0, circuit.until_ms - now_ms)
+            assert lasts_ms + KEEP_MS - SLACK_MS < lives_ms <= lasts_ms + KEEP_MS
         assert not held or KEEP_MS - SLACK_MS < held_live_ms <= KEEP_MS
         ours = {key, permits, f"{self._prefix}:circuits", f"{self._prefix}:circuits:version", f"{self._prefix}:audit"}
         assert set(keys) <= ours
