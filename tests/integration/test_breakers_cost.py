@@ -16,8 +16,8 @@ from resilience.breaker.pending import AT_ONCE
 from resilience.testing import until
 from tests.integration.breaker_kit import LONG, SHORT, MakeBreakers, fail, refused
 
-_BACKGROUND = {"get", "hgetall", "time", "info"}
-"""What the watcher asks, and what counting itself costs."""
+_BACKGROUND = {"get", "hgetall", "time", "info", "client", "hello", "subscribe"}
+"""What the watcher asks, what connecting costs it, and what counting itself costs."""
 _SCRIPTS = {"evalsha", "eval", "script", "script|load", "script|exists"}
 RAMPING = SHORT.model_copy(update={"success_threshold": 1, "ramp_s": 60.0})
 
