@@ -40,6 +40,11 @@ class SharedRedis:
         self._sources: dict[str, str] = {}
         self._scripts: dict[str, Any] = {}
 
+    @property
+    def timeout_s(self) -> float:
+        """How long one call waits at most."""
+        return float(self.client.connection_pool.connection_kwargs["socket_timeout"])
+
     def load(self, package: str, file: str) -> None:
         """Make the script in `file` of `package` callable by that file's name."""
         self._sources[file] = lua.source(package, file)

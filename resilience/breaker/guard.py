@@ -101,7 +101,7 @@ class Breakers:
         return cls(SharedRedis(connect(url, timeout_s), namespace), policy, bus)
 
     def _begin(self) -> None:
-        self.link = Link(self._bus, self._store.knock)
+        self.link = Link(self._bus, self._store.knock, self._shared.timeout_s)
         self._views = Views()
         self._alone = Alone(self._views.get)
         self._pending = Pending()

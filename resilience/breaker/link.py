@@ -21,20 +21,26 @@ T = TypeVar("T")
 _ANSWERED = (redis.ResponseError, redis.InvalidResponse)
 """The store did answer: it takes no writes now, or what it holds of this one circuit is damaged."""
 
+AT_ONCE = 16
+"""So many threads or greenlets of a process ask at once: each needs a connection, and redis-py refuses to open more
+than a hundred; the shake of hands of each costs more than an answer."""
+
 logger = logging.getLogger("celeriac")
 
 
 class Link:
     """Knows whether the store answers. Only who calls `left` and `returned` from a watcher knocks while it does not.
 
-    `knock` raises one of STORE_ERRORS while the store takes no writes.
+    `knock` raises one of STORE_ERRORS while the store takes no writes; `timeout_s` is how long a call may wait for it.
     """
 
-    def __init__(self, bus: Bus, knock: Callable[[], None]) -> None:
+    def __init__(self, bus: Bus, knock: Callable[[], None], timeout_s: float) -> None:
         self._bus = bus
         self._knock = knock
+        self._timeout_s = timeout_s
+        self._places = threading.Semaphore(AT_ONCE)
         self._away_since: float | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entered by a signal handler or a finalizer that settles too
 
     @property
     def away(self) -> bool:
@@ -46,14 +52,21 @@ class Link:
         Where the store answers but refuses `what`, because what it holds of it is damaged, only that is told by
         `alone()`, and the store is not away for the others.
         """
-        if self._away_since is None:
-            try:
+        if self._away_since is not None:
+            return alone()
+        if not self._places.acquire(timeout=self._timeout_s):
+            self.left(redis.TimeoutError(f"{AT_ONCE} calls wait for it for {self._timeout_s:g} s"))
+            return alone()
+        try:
+            if self._away_since is None:  # it may have gone while this call waited for its place
                 return shared()
-            except STORE_ERRORS as error:
-                if self._is_damage(error):
-                    _say_once(f"{what}: Redis answers but refuses this, so it is counted alone: {describe(error)}")
-                else:
-                    self.left(error)
+        except STORE_ERRORS as error:
+            if self._is_damage(error):
+                _say_once(f"{what}: Redis answers but refuses this, so it is counted alone: {describe(error)}")
+            else:
+                self.left(error)
+        finally:
+            self._places.release()
         return alone()
 
     def _is_damage(self, error: Exception) -> bool:

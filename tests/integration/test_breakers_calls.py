@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from resilience import BreakerPolicy, Breakers, CircuitOpenError
+from resilience.testing import RecordingSink
+from signals.events import StoreAway
 from tests.integration.breaker_kit import MakeBreakers
 
 PATIENT = BreakerPolicy(consecutive_failures=10_000, minimum_calls=1_000_000, open_s=60)
@@ -262,3 +264,25 @@ def test_threads_that_hammer_one_shared_circuit_are_counted_exactly(make: MakeBr
     for thread in threads:
         thread.join()
     assert counted(breakers) == (8 * 490, 8 * 10)
+
+
+def test_three_hundred_threads_that_fail_at_once_are_all_counted_and_redis_is_not_thought_away(
+    make: MakeBreakers,
+) -> None:
+    """As when a dependency breaks under full load. redis-py refuses to open more than a hundred connections."""
+    sink = RecordingSink()
+    breakers = make(policy=PATIENT, sink=sink, timeout_s=2.0)
+    breakers.record_success("a")
+    start = threading.Barrier(300)
+
+    def work() -> None:
+        start.wait()
+        breakers.record_failure("a")
+
+    threads = [threading.Thread(target=work) for _ in range(300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sink.of(StoreAway) == []
+    assert counted(breakers) == (1, 300)

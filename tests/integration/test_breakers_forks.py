@@ -68,3 +68,50 @@ def test_a_child_forked_while_other_threads_use_the_breakers_is_not_locked_out(r
     """
     with process(script, redis_url) as parent:
         assert says(parent) == str([0] * 10)
+
+
+def test_successes_that_wait_at_a_fork_are_counted_once(redis_url: str) -> None:
+    script = """
+        import os, sys, warnings
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        from resilience import Breakers
+        breakers = Breakers.from_url(sys.argv[1])
+        children = 5
+        for _ in range(100):
+            breakers.record_success("a")
+        for child in range(children):
+            breakers.record_success("a")
+            pid = os.fork()
+            if pid == 0:
+                for _ in range(10):
+                    breakers.record_success("a")
+                breakers.flush()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        breakers.flush()
+        print(breakers.snapshot("a")["calls"], flush=True)
+        breakers.close()
+    """
+    with process(script, redis_url) as parent:
+        assert says(parent) == str(100 + 5 + 5 * 10)
+
+
+def test_a_child_believes_nothing_that_its_parent_believed(redis_url: str) -> None:
+    """Its own first look may show another state; and the parent's waiting probe is renewed by the parent alone."""
+    script = """
+        import os, sys, warnings
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        from resilience import Breakers
+        breakers = Breakers.from_url(sys.argv[1])
+        for _ in range(5):
+            breakers.record_failure("a")
+        pid = os.fork()
+        if pid == 0:
+            known = breakers._views.snapshot()
+            passes = breakers.may_pass("a")
+            os._exit(0 if known == {} and not passes else 1)
+        print(os.waitpid(pid, 0)[1], flush=True)
+        breakers.close()
+    """
+    with process(script, redis_url) as parent:
+        assert says(parent) == "0"
