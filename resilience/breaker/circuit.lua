@@ -3,7 +3,7 @@
 -- EVALSHA sha 6 circuit permits index version channel audit  op name now_ms jitter policy args...
 --   KEYS[1] hash of the circuit             KEYS[2] zset permit id -> expiry in ms
 --   KEYS[3] hash name -> "state epoch until_ms"     KEYS[4] counter raised by every transition
---   KEYS[5] channel (not a key) on which a transition is published
+--   KEYS[5] channel (not a key) on which a transition is published, if the caller may publish
 --   KEYS[6] stream of what operators did
 --   ARGV[1] op: record | admit | order
 --   ARGV[2] name of the circuit
@@ -48,6 +48,12 @@ local function remaining()
   return until_ms == 0 and -1 or math.max(0, until_ms - now)
 end
 
+local function tell()
+  redis.call('INCR', version)
+  -- who may not publish must not leave a transition half done: the version is polled
+  redis.pcall('PUBLISH', channel, name .. ' ' .. state .. ' ' .. int(epoch) .. ' ' .. int(remaining()))
+end
+
 local function enter(new, reason, new_opens, new_until)
   if new ~= state then old, why = state, reason end
   state, epoch, opens, until_ms = new, epoch + 1, new_opens, new_until
@@ -56,8 +62,7 @@ local function enter(new, reason, new_opens, new_until)
   redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch), 'until', int(until_ms), 'opens', int(opens),
     'reason', reason, 'changed', int(now))
   redis.call('HSET', index, name, state .. ' ' .. int(epoch) .. ' ' .. int(until_ms))
-  redis.call('INCR', version)
-  redis.call('PUBLISH', channel, name .. ' ' .. state .. ' ' .. int(epoch) .. ' ' .. int(remaining()))
+  tell()
 end
 
 local function open(reason)
@@ -88,8 +93,7 @@ if not raw[1] then
   local known = redis.call('HGET', index, name)
   if known then
     epoch = tonumber(string.match(known, ' (%d+) ')) + 1
-    redis.call('INCR', version)
-    redis.call('PUBLISH', channel, name .. ' closed ' .. int(epoch) .. ' -1')
+    tell()
   end
   redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch))
   redis.call('HSET', index, name, state .. ' ' .. int(epoch) .. ' 0')
