@@ -92,6 +92,6 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'resilience' has no attribute {name!r}")
     module = import_module(home)
-    value = module if home.endswith(f".{name}") else getattr(module, name)
+    value = module if name == "backoff" else getattr(module, name)  # the one name that is a module
     globals()[name] = value
     return value

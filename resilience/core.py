@@ -99,9 +99,9 @@ class Core:
         """Whether nothing passes through `circuit` now, not even a probe. Unlike `may_pass` this uses up no probe."""
         return self.circuits_on and self.breakers.refuses(circuit)
 
-    def flows(self, circuit: str) -> bool:
-        """Whether everything passes through `circuit`."""
-        return not self.circuits_on or self.breakers.flows(circuit)
+    def share(self, circuit: str) -> float:
+        """Which share of all calls passes through `circuit`: 1 when it is closed, 0 while it is probed."""
+        return self.breakers.share(circuit) if self.circuits_on else 1.0
 
     def may_retry(self, circuit: str) -> bool:
         """Spend one retry of the fleet's budget for `circuit`; False when it is spent. One round trip."""

@@ -14,19 +14,31 @@ if TYPE_CHECKING:
 
 
 def current_breakers() -> Breakers:
-    """The circuits of the current app's middleware. Raises PoolError when it has none."""
-    from celery import current_app
+    """The circuits of the current app's middleware; of the only app that has one, in a thread without a current app.
 
-    resilience = getattr(current_app, "resilience", None)
+    Raises PoolError when there is none, or when several could be meant.
+    """
+    from celery import _state
+
+    resilience = getattr(_state.get_current_app(), "resilience", None)
     if resilience is None:
-        # Celery makes an app named "default" up when there is none
-        which = f" {current_app.main}" if current_app.main not in (None, "default") else ", if there is one yet,"
-        raise PoolError(
-            f"the current Celery app{which} has no Celeriac: call Resilience(app) first, or outside Celery use "
-            'Breakers.from_url("redis://...").circuit(name)'
-        )
+        # Celery makes an app current in the thread that made it, and in no other.
+        apps = _state._get_active_apps()  # noqa: SLF001  there is no public way
+        installed = [app for app in apps if hasattr(app, "resilience")]
+        if len(installed) != 1:
+            raise PoolError(_no_app(len(installed)))
+        resilience = installed[0].resilience
     breakers: Breakers = resilience.breakers
     return breakers
+
+
+def _no_app(installed: int) -> str:
+    elsewhere = 'outside Celery use Breakers.from_url("redis://...").circuit(name)'
+    if installed:
+        return (
+            f"{installed} Celery apps have Celeriac here, and none is current: call app.set_current(), or {elsewhere}"
+        )
+    return f"no Celery app has Celeriac here: call Resilience(app) first, or {elsewhere}"
 
 
 def circuit(name: str, policy: BreakerPolicy | None = None) -> CircuitCalls:

@@ -18,6 +18,7 @@ from billiard.exceptions import WorkerLostError
 from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
 
+from resilience import explicit
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import classify
@@ -143,8 +144,8 @@ class Runner:
     def _failed(self, task: Any, request: Any, error: Exception) -> None:
         if isinstance(error, _CONTROL) or not self._core.settings.retries_enabled:
             return
-        if getattr(task, "autoretry_for", ()):
-            return  # the task says itself what is retried; what reached us was not
+        if explicit.decides(task, error):
+            return
         plan = self._core.plan_for(task.name, task)
         if plan is None:
             return
@@ -155,11 +156,12 @@ class Runner:
         situation = Situation(
             error=classified,
             retries=max(0, retries - journey.spent),
-            max_retries=_explicit_max_retries(task),
+            max_retries=explicit.max_retries(task),
             next_level=choose_level(plan, self._core.may_pass, level + 1),
             hops=journey.hop_count,
             circuit_open=isinstance(error, CircuitOpenError),
             left_s=left_s(request.headers, time.time()),
+            own_delay_s=explicit.delay_s(task, max(0, retries - journey.spent)),
         )
         decision = decide(situation, random.random)
         if isinstance(decision, RetryAfter) and not self._core.may_retry(plan.circuit_at(level)):
@@ -277,17 +279,6 @@ def _lease_s(task: Any, request: Any) -> float | None:
     """A half-open permit lives as long as the attempt may run: its hard time limit, else the policy's default."""
     hard = (request.timelimit or (None, None))[0] or task.time_limit or task.app.conf.task_time_limit
     return float(hard) if hard else None
-
-
-def _explicit_max_retries(task: Any) -> int | None:
-    """`max_retries` if the task or a base of the user's set it; Celery's default of 3 says nothing."""
-    for cls in type(task).__mro__:
-        if cls.__module__.startswith(("celery.", "resilience.")):
-            continue
-        if "max_retries" in vars(cls):
-            value = vars(cls)["max_retries"]
-            return 1_000_000 if value is None else int(value)
-    return None
 
 
 def _retry(task: Any, error: Exception, **options: Any) -> NoReturn:

@@ -21,14 +21,10 @@ STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
 
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client that waits at most `timeout_s` for anything and never retries by itself."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
+    """A client that waits at most `timeout_s` for a reply and never retries by itself, whatever the URL says."""
+    client = redis.Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0))
+    client.connection_pool.connection_kwargs.update(socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    return client
 
 
 class SharedRedis:

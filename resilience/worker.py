@@ -112,7 +112,7 @@ class WorkerLife:
     def _release_parked(self, broker: Broker, elapsed_s: float) -> None:
         core = self._core
         fleet = Registry(broker, core.settings.namespace)
-        core.parking.release(broker, core.refuses, core.flows, elapsed_s, fleet.count)
+        core.parking.release(broker, core.refuses, core.share, elapsed_s, fleet.count)
 
     def _set_up(self, instance: Any = None, **_: Any) -> None:
         if self._is_worker and instance.app is self._core.app:

@@ -19,7 +19,7 @@ class Alone:
     def __init__(self, view: Callable[[str], View | None]) -> None:
         self._view = view
         self._circuits: dict[str, Circuit] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entered by a signal handler or a finalizer that settles too
 
     def record(self, name: str, policy: BreakerPolicy, outcome: Outcome, jitter: float) -> Reply:
         with self._lock:

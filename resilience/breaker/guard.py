@@ -7,6 +7,7 @@ Redis the process counts for itself with the same state machine and says so.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import os
 import random
@@ -98,7 +99,9 @@ class Breakers:
         def policy(name: str) -> BreakerPolicy:
             return named.get(name) or named.get(name.partition("@")[0], default)
 
-        return cls(SharedRedis(connect(url, timeout_s), namespace), policy, bus)
+        breakers = cls(SharedRedis(connect(url, timeout_s), namespace), policy, bus)
+        atexit.register(_flush, weakref.ref(breakers))
+        return breakers
 
     def _begin(self) -> None:
         self.link = Link(self._bus, self._store.knock, self._shared.timeout_s)
@@ -106,7 +109,8 @@ class Breakers:
         self._alone = Alone(self._views.get)
         self._pending = Pending()
         self._watcher = Watcher(self._store, self.link, self._views, self._alone, self._policy)
-        self._watcher.turns.append(self.flush)
+        self._watcher.turns.append(weakref.WeakMethod(self.flush))
+        weakref.finalize(self, self._watcher.abandon)
 
     @property
     def shared(self) -> SharedRedis:
@@ -176,8 +180,18 @@ class Breakers:
 
     def flows(self, name: str) -> bool:
         """Whether this process believes that everything passes; no I/O, and no pass is used up."""
-        view = self._views.get(name)
-        return view is None or view.stance() in (Stance.PASS, Stance.UNRECORDED)
+        return self.share(name) == 1.0
+
+    def share(self, name: str) -> float:
+        """Which share of all calls passes, as this process believes: 1 closed, growing on the ramp, 0 while probing."""
+        view = self._view(name)
+        match Stance.PASS if view is None else view.stance():
+            case Stance.PASS | Stance.UNRECORDED:
+                return 1.0
+            case Stance.RAMP if view is not None:
+                return self._ramp_share(name, view)
+            case _:
+                return 0.0
 
     def call(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """`function(*args, **kwargs)` through circuit `name`; of an async function, its awaitable."""
@@ -230,11 +244,14 @@ class Breakers:
         self._watcher.keep(permit)
         return permit
 
+    def _ramp_share(self, name: str, view: View) -> float:
+        ramp_s = self._policy(name).ramp_s
+        return max(0.0, 1.0 - view.remaining_s / ramp_s) if ramp_s else 1.0
+
     def _ramp_lets_pass(self, name: str, view: View) -> bool:
         """A share of the calls that grows with time; of a trickle, all: it stampedes nobody."""
-        policy = self._policy(name)
-        share = 1.0 - view.remaining_s / policy.ramp_s if policy.ramp_s else 1.0
-        return random.random() < share or self._views.take_pass(name, policy.half_open_permits)  # noqa: S311  no secret
+        lucky = random.random() < self._ramp_share(name, view)  # noqa: S311  no secret
+        return lucky or self._views.take_pass(name, self._policy(name).half_open_permits)
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
@@ -402,6 +419,12 @@ class Breakers:
         """The newest operator actions first."""
         return self._store.audit_entries(count)
 
+    def __enter__(self) -> Breakers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Send what waits, stop the watcher, close the connections."""
         self.flush()
@@ -411,3 +434,10 @@ class Breakers:
 
 def _jitter() -> float:
     return random.random()  # noqa: S311  spreads probes, protects nothing
+
+
+def _flush(reference: weakref.ref[Breakers]) -> None:
+    """At the end of a process that did not close them: what waits is not lost."""
+    breakers = reference()
+    if breakers is not None:
+        breakers.flush()

@@ -37,7 +37,7 @@ class Link:
     def __init__(self, bus: Bus, knock: Callable[[], None], timeout_s: float) -> None:
         self._bus = bus
         self._knock = knock
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._places = threading.Semaphore(AT_ONCE)
         self._away_since: float | None = None
         self._lock = threading.RLock()  # re-entered by a signal handler or a finalizer that settles too
@@ -54,8 +54,8 @@ class Link:
         """
         if self._away_since is not None:
             return alone()
-        if not self._places.acquire(timeout=self._timeout_s):
-            self.left(redis.TimeoutError(f"{AT_ONCE} calls wait for it for {self._timeout_s:g} s"))
+        if not self._places.acquire(timeout=self.timeout_s):
+            self.left(redis.TimeoutError(f"{AT_ONCE} calls wait for it for {self.timeout_s:g} s"))
             return alone()
         try:
             if self._away_since is None:  # it may have gone while this call waited for its place

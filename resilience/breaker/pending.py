@@ -43,7 +43,7 @@ class Pending:
         self._tallies: dict[str, Tally] = {}
         self._since = -math.inf
         self._sent = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entered by a signal handler or a finalizer that settles too
 
     def joins(self, name: str, epoch: int, runtime_s: float | None) -> bool:
         """Count a success that waits with others of its epoch; False, and nothing done, where `add` has to look."""

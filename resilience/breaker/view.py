@@ -75,7 +75,7 @@ class Views:
     def __init__(self) -> None:
         self._views: dict[str, View] = {}
         self._passes: dict[str, tuple[float, int]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entered by a signal handler or a finalizer that settles too
         self.get = self._views.get
 
     def snapshot(self) -> dict[str, View]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -37,20 +38,29 @@ class Watcher:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._subscription: redis.client.PubSub | None = None
+        self._pid = os.getpid()
         self._closing = threading.Event()
+        self._looked = threading.Event()
         self._version = -1
-        self.turns: list[Callable[[], None]] = []
+        self.turns: list[weakref.WeakMethod[Callable[[], None]]] = []
         self.started = False
 
     def start(self) -> None:
-        """First use in this process: look once, then be told. Waits for the first look at most a store timeout."""
+        """First use in this process: look once, then be told. Waits for the first look at most a store timeout.
+
+        The look is the thread's, so that a slow handshake or name server holds nobody up for longer.
+        """
         with self._lock:
-            if self.started:
-                return
-            self._link.ask(self._refresh, lambda: None)
-            self._thread = threading.Thread(target=self._run, name="celeriac-circuits", daemon=True)
-            self._thread.start()
-            self.started = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="celeriac-circuits", daemon=True)
+                self._thread.start()
+        self._looked.wait(self._link.timeout_s)
+        self.started = True
+
+    def abandon(self) -> None:
+        """Nobody uses these circuits any more: the thread ends by itself, and its connections. Waits for nothing."""
+        self._closing.set()
+        self._wake()
 
     def keep(self, probe: Permit) -> None:
         """Renew this permit's lease for as long as somebody in this process holds it unsettled."""
@@ -73,22 +83,30 @@ class Watcher:
             except STORE_ERRORS as error:
                 if not self._closing.is_set():
                     self._link.left(error)
+                self._looked.set()
                 self._unsubscribe()
                 self._closing.wait(TURN_S)
             except ValueError as error:
                 # Words of a stranger, or of a newer release, must not end the thread that every view rests on.
                 logger.warning("celeriac: circuits: something in Redis is not understood: %s", describe(error))
-            for turn in self.turns:
-                try:
-                    turn()
-                except Exception as error:  # noqa: BLE001, PERF203  whatever it is, every view rests on this thread
-                    logger.warning("celeriac: circuits: %s", describe(error))
+            self._call_turns()
         self._unsubscribe()
+
+    def _call_turns(self) -> None:
+        for reference in self.turns:
+            try:
+                turn = reference()
+                if turn is not None:
+                    turn()
+                del turn  # between turns this thread keeps nobody alive
+            except Exception as error:  # noqa: BLE001, PERF203  whatever it is, every view rests on this thread
+                logger.warning("celeriac: circuits: %s", describe(error))
 
     def _turn(self) -> None:
         if self._subscription is None:
             self._subscription = self._store.listen()
             self._refresh()
+            self._looked.set()
         told = 0
         for text in pushes(self._subscription, TURN_S):
             name, entry = parse_push(text)
@@ -135,6 +153,8 @@ class Watcher:
             subscription.close()
 
     def _wake(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has only a copy of the socket, and to shut that down would cut the parent off
         subscription = self._subscription
         connection = subscription.connection if subscription is not None else None
         sock = getattr(connection, "_sock", None)

@@ -17,7 +17,8 @@ class Situation:
 
     `retries` so far; `max_retries` when the task sets its own; `next_level`: a healthy level below the current one,
     or None; `hops` that the message made; `circuit_open`: the attempt was refused by a circuit, not run;
-    `left_s`: seconds until its deadline, None without one; `budget_spent`: the fleet's retry budget has none left.
+    `left_s`: seconds until its deadline, None without one; `budget_spent`: the fleet's retry budget has none left;
+    `own_delay_s`: seconds to wait when the task sets that itself.
     """
 
     error: Classified
@@ -28,6 +29,7 @@ class Situation:
     circuit_open: bool = False
     left_s: float | None = None
     budget_spent: bool = False
+    own_delay_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def decide(situation: Situation, random: Callable[[], float]) -> Decision:
             return moved
     if not row.transient:
         return Abandon("no retry would help")
-    delay = delay_s(row, situation.retries, situation.error.retry_after_s, random)
+    delay = situation.own_delay_s
+    if delay is None:
+        delay = delay_s(row, situation.retries, situation.error.retry_after_s, random)
     no_retry = _why_no_retry(situation, delay)
     if not no_retry:
         return RetryAfter(delay)

@@ -50,13 +50,14 @@ class Parking:
         self,
         broker: Broker,
         refuses: Callable[[str], bool],
-        flows: Callable[[str], bool],
+        share: Callable[[str], float],
         elapsed_s: float,
         sharers: Callable[[], int] = lambda: 1,
     ) -> int:
         """Move what may run again; called every beat, `elapsed_s` after the last call. Returns how many moved.
 
-        A circuit that neither refuses everything nor flows freely gets one message: more would only come back.
+        A circuit through which only a share of the calls passes gets that share of the rate, at least one message: it
+        may be the probe. More would only come back.
         """
         waiting = self._waiting(broker)
         if not waiting:
@@ -71,8 +72,7 @@ class Parking:
             budget = math.floor(self._allowance) - moved
             if budget < 1 or not home or refuses(circuit):
                 continue
-            if not flows(circuit):
-                budget = 1
+            budget = max(1, math.floor(budget * share(circuit)))
             source, target = broker.key(queue + suffix), broker.key(home + suffix)
             batch = cast("list[bytes]", broker.client.lrange(source, -budget, -1))
             pairs = [text for raw in batch for text in (raw, _addressed(raw, home))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Generic, TypeVar
 
 from signals.redact import describe
 
@@ -59,11 +61,31 @@ async def _cancel(task: asyncio.Future[T]) -> None:
         task.exception()  # seen: asyncio complains of an exception that nobody looked at
 
 
+def _task_context() -> AbstractContextManager[None]:
+    """Celery keeps the running task and its request per thread: what takes both to the attempt's thread."""
+    state = sys.modules.get("celery._state")
+    task = state.get_current_task() if state is not None else None
+    request = task.request_stack.top if task is not None else None
+    return nullcontext() if request is None else _as_task(state, task, request)
+
+
+@contextmanager
+def _as_task(state: Any, task: Any, request: Any) -> Iterator[None]:
+    state._task_stack.push(task)  # noqa: SLF001  what Celery's own tracer does
+    task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        task.request_stack.pop()
+        state._task_stack.pop()  # noqa: SLF001  the same
+
+
 class _Attempt(Generic[T]):
     def __init__(self, function: Callable[[], T], name: str) -> None:
         self._function = function
         self._name = name
         self._context = contextvars.copy_context()
+        self._inside = _task_context()
         self._ended = threading.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -89,7 +111,8 @@ class _Attempt(Generic[T]):
 
     def _run(self) -> None:
         try:
-            self._result = self._context.run(self._function)
+            with self._inside:
+                self._result = self._context.run(self._function)
         except BaseException as error:  # noqa: BLE001  the waiting thread raises it
             self._error = error
         self._ended.set()

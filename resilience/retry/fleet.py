@@ -73,7 +73,7 @@ class RetryBudgets:
 
     def begin_in_child(self) -> None:
         """Begin with nothing: what waited in the parent is the parent's to send."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entered by a signal handler or a finalizer that settles too
         self._waiting = {}
         self._own = {}
 

@@ -84,14 +84,46 @@ def test_without_an_app_and_with_one_that_has_no_celeriac_one_sentence_says_what
         """,
         redis_url,
     )
-    advice = (
-        "has no Celeriac: call Resilience(app) first, or outside Celery use "
+    sentence = (
+        "no Celery app has Celeriac here: call Resilience(app) first, or outside Celery use "
         'Breakers.from_url("redis://...").circuit(name)'
     )
-    assert said == [
-        f"the current Celery app, if there is one yet, {advice}",
-        f"the current Celery app shop {advice}",
-    ]
+    assert said == [sentence, sentence]
+
+
+def test_a_thread_that_has_no_current_app_uses_the_only_one_with_celeriac(redis_url: str) -> None:
+    """Celery makes an app current in the thread that made it alone; a web server calls from others."""
+    said = run(
+        """
+        import sys, threading
+        from celery import Celery
+        from resilience import PoolError, Resilience, circuit
+
+        guarded = circuit("a")(lambda: "passed")
+        def ask():
+            try:
+                print(guarded())
+            except PoolError as error:
+                print(error)
+
+        def ask_in_a_thread():
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+
+        Celery("plain", broker=sys.argv[1])
+        app = Celery("shop", broker=sys.argv[1])
+        resilience = Resilience(app)
+        ask_in_a_thread()
+        other = Celery("other", broker=sys.argv[1])
+        Resilience(other)
+        ask_in_a_thread()
+        resilience.breakers.close()
+        """,
+        redis_url,
+    )
+    assert said[0] == "passed"
+    assert said[1].startswith("2 Celery apps have Celeriac here, and none is current: call app.set_current(), or ")
 
 
 def test_an_unusable_name_is_refused_where_it_is_written_not_at_the_first_call() -> None:

@@ -70,13 +70,17 @@ def _no(_circuit: str) -> bool:
     return False
 
 
+def _all(_circuit: str) -> float:
+    return 1.0
+
+
 def test_the_queues_name_tells_circuit_and_home(parking: Parking) -> None:
     assert parking.queue_for("celery", CIRCUIT) == "celeriac.parked.openai|celery"
 
 
 def test_nothing_moves_while_the_circuit_refuses(app: Celery, broker: Broker, parking: Parking) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), "1", "2")
-    assert parking.release(broker, _yes, _no, 1.0) == 0
+    assert parking.release(broker, _yes, _all, 1.0) == 0
     assert _received(app, "celery") == []
 
 
@@ -85,7 +89,7 @@ def test_parked_messages_go_home_oldest_first_and_before_what_is_newer(
 ) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), "1", "2", "3")
     _send(app, "celery", "newer")
-    assert parking.release(broker, _no, _yes, 1.0) == 3
+    assert parking.release(broker, _no, _all, 1.0) == 3
     assert _received(app, "celery") == ["1", "2", "3", "newer"]
     assert broker.client.keys("*parked.*") == []
 
@@ -94,7 +98,7 @@ def test_each_message_goes_to_its_own_home_with_its_priority(app: Celery, broker
     _send(app, parking.queue_for("celery", CIRCUIT), "plain")
     _send(app, parking.queue_for("celery", CIRCUIT), "urgent", priority=9)
     _send(app, parking.queue_for("mail", CIRCUIT), "letter")
-    assert parking.release(broker, _no, _yes, 1.0) == 3
+    assert parking.release(broker, _no, _all, 1.0) == 3
     assert broker.client.llen("shop:celery\x06\x169") == 1
     assert set(_received(app, "celery")) == {"plain", "urgent"}
     assert _received(app, "mail") == ["letter"]
@@ -103,7 +107,7 @@ def test_each_message_goes_to_its_own_home_with_its_priority(app: Celery, broker
 def test_only_the_circuit_that_passes_is_released(app: Celery, broker: Broker, parking: Parking) -> None:
     _send(app, parking.queue_for("celery", "a"), "of a")
     _send(app, parking.queue_for("celery", "b"), "of b")
-    assert parking.release(broker, lambda circuit: circuit != "b", _yes, 1.0) == 1
+    assert parking.release(broker, lambda circuit: circuit != "b", _all, 1.0) == 1
     assert _received(app, "celery") == ["of b"]
 
 
@@ -115,28 +119,28 @@ def test_the_rate_bounds_what_moves_also_below_one_a_second(
 ) -> None:
     parking = _parking(app, rate)
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert [parking.release(broker, _no, _yes, beat) for beat in beats] == moved
+    assert [parking.release(broker, _no, _all, beat) for beat in beats] == moved
 
 
 def test_an_idle_time_earns_no_burst(app: Celery, broker: Broker) -> None:
     parking = _parking(app, 5)
     for _ in range(10):
-        parking.release(broker, _no, _yes, 60.0)
+        parking.release(broker, _no, _all, 60.0)
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert parking.release(broker, _no, _yes, 0.2) == 1
+    assert parking.release(broker, _no, _all, 0.2) == 1
 
 
 def test_a_circuit_that_is_only_probed_gets_one_message_at_a_time(
     app: Celery, broker: Broker, parking: Parking
 ) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert parking.release(broker, _no, _no, 1.0) == 1
-    assert parking.release(broker, _no, _yes, 1.0) == 24
+    assert parking.release(broker, _no, lambda _: 0.0, 1.0) == 1
+    assert parking.release(broker, _no, _all, 1.0) == 24
 
 
 def test_what_one_process_parked_another_releases(app: Celery, broker: Broker, parking: Parking) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), "1")
-    assert _parking(app).release(broker, _no, _yes, 1.0) == 1
+    assert _parking(app).release(broker, _no, _all, 1.0) == 1
 
 
 def test_parking_works_again_after_redis_was_emptied(
@@ -148,7 +152,7 @@ def test_parking_works_again_after_redis_was_emptied(
 
     def released() -> int:
         _send(app, parking.queue_for("celery", CIRCUIT), "after")
-        return parking.release(broker, _no, _yes, 1.0)
+        return parking.release(broker, _no, _all, 1.0)
 
     until(released, within_s=2 * REINDEX_S + 1, what="the queue is in the index again")
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery, current_task
 
-from resilience import BreakerPolicy, Breakers, CircuitOpenError, PoolError, backoff, with_retry
+from resilience import BreakerPolicy, Breakers, CircuitOpenError, backoff, with_retry
 from resilience.breaker.calls import CircuitCalls
 from resilience.errors.taxonomy import MATRIX, ErrorCategory
 from resilience.local.redis_server import RedisServer
@@ -170,11 +171,6 @@ def test_who_is_cancelled_in_a_probe_gives_its_place_back(make: MakeBreakers) ->
     asyncio.run(main())
     assert breakers.get_state("a") == "half_open"
     breakers.admit("a").settle()
-
-
-def test_without_an_app_a_circuit_by_name_says_what_to_do() -> None:
-    with pytest.raises(PoolError, match="call Resilience\\(app\\) first"):
-        call("plain", Failing(0), circuit="a")
 
 
 def test_a_circuit_by_name_is_the_current_apps_with_its_settings(redis_url: str) -> None:
@@ -358,3 +354,18 @@ def test_while_the_upstream_is_down_four_processes_make_a_fifth_more_calls_not_t
 
 def test_the_same_storm_without_a_budget_triples_the_calls(redis_url: str) -> None:
     assert storm(redis_url, 4, "off")[0] == 1200
+
+
+def test_inside_a_task_an_attempt_sees_the_task_and_its_request() -> None:
+    """Celery keeps both per thread, and an attempt with a time limit runs on a thread of its own."""
+    app = Celery("inside", broker="memory://", set_as_current=False)
+
+    @app.task(bind=True, shared=False)
+    def outer(self: Any) -> list[Any]:
+        def inner() -> list[Any]:
+            return [self.request.id, current_task.name, self.request.called_directly]
+
+        return [*with_retry(inner, timeout_s=5.0)(), self.request.id]
+
+    result = outer.apply(task_id="seven")
+    assert result.get() == ["seven", outer.name, False, "seven"]

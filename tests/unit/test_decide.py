@@ -78,6 +78,11 @@ def test_the_servers_hint_sets_the_delay() -> None:
     assert decide(situation, lambda: 0.0) == RetryAfter(7.0)
 
 
+def test_the_tasks_own_delay_wins_over_the_matrix_and_the_servers_hint() -> None:
+    situation = Situation(_error(ErrorCategory.RATE_LIMIT, 7.0), 0, own_delay_s=4.0)
+    assert decide(situation, lambda: 0.9) == RetryAfter(4.0)
+
+
 def test_no_retry_begins_past_the_deadline() -> None:
     in_time = Situation(_error(ErrorCategory.SERVER), 1, left_s=2.5)
     assert decide(in_time, lambda: 0.0) == RetryAfter(2.0)

@@ -23,8 +23,11 @@ def _run(code: str, cwd: Path, *, expect_failure: bool = False) -> str:
 
 
 @pytest.mark.parametrize("name", resilience.__all__)
-def test_every_public_name_resolves(name: str) -> None:
-    assert getattr(resilience, name).__name__.rpartition(".")[2] == name
+def test_every_public_name_resolves_in_a_fresh_process_and_only_backoff_is_a_module(name: str, tmp_path: Path) -> None:
+    code = f"import resilience, types; x = resilience.{name}; print(x.__name__, isinstance(x, types.ModuleType))"
+    called, is_module = _run(code, tmp_path).split()
+    assert called.rpartition(".")[2] == name
+    assert is_module == str(name == "backoff")
 
 
 def test_the_list_of_public_names_is_the_list_of_homes() -> None:
