@@ -155,30 +155,37 @@ end
 if state ~= 'closed' and state ~= 'metrics_only' then return reply(0) end
 
 local good, bad, dragging, throttled = 0, 0, 0, 0
-if rules.calls == 0 then -- the ring of buckets, "head successes failures slow limited successes ..."
-  local bucket = math.floor(now / math.max(1, math.floor(rules.window / BUCKETS)))
+if rules.calls == 0 then -- the ring of buckets, "width head successes failures slow limited successes ..."
+  local width = math.max(1, math.floor(rules.window / BUCKETS))
+  local bucket = math.floor(now / width)
   -- read and written by C: number by number in Lua took more than half of the whole script's time
   local read, ring = pcall(cjson.decode, '[' .. string.gsub(raw[10] or '', ' ', ',') .. ']')
-  if not read then ring = {} end
-  if #ring ~= 1 + 4 * BUCKETS or bucket < ring[1] - BUCKETS then -- new, or the policy's window changed: start anew
-    for i = 1, 1 + 4 * BUCKETS do ring[i] = 0 end
-    ring[1] = bucket
-  end
-  local head = ring[1]
-  if bucket > head then
-    for passed = head + 1, math.min(bucket, head + BUCKETS) do
-      local slot = 2 + 4 * (passed % BUCKETS)
+  local kept = read and #ring == 2 + 4 * BUCKETS and ring[1] >= 1 and math.floor(now / ring[1]) >= ring[2] - BUCKETS
+  if not kept or ring[1] ~= width then -- new, or the clock went far back, or the caller has another window
+    local was = ring
+    ring = { width, bucket }
+    for i = 3, 2 + 4 * BUCKETS do ring[i] = 0 end
+    for b = kept and was[2] - BUCKETS + 1 or 1, kept and was[2] or 0 do -- to where each old bucket's middle belongs
+      local new = math.min(math.floor((2 * b + 1) * was[1] / (2 * width)), bucket)
+      if new <= bucket - BUCKETS and b == math.floor(now / was[1]) then new = bucket end -- it is still being filled
+      if new > bucket - BUCKETS then
+        local from, to = 4 * (b % BUCKETS), 4 * (new % BUCKETS)
+        for i = 3, 6 do ring[to + i] = ring[to + i] + was[from + i] end
+      end
+    end
+  elseif bucket > ring[2] then
+    for passed = ring[2] + 1, math.min(bucket, ring[2] + BUCKETS) do
+      local slot = 3 + 4 * (passed % BUCKETS)
       ring[slot], ring[slot + 1], ring[slot + 2], ring[slot + 3] = 0, 0, 0, 0
     end
-    head = bucket
-    ring[1] = bucket
+    ring[2] = bucket
   end
-  local slot = 2 + 4 * (head % BUCKETS)
+  local slot = 3 + 4 * (ring[2] % BUCKETS)
   ring[slot] = ring[slot] + successes
   if failed and not limited then ring[slot + 1] = ring[slot + 1] + 1 end
   ring[slot + 2] = ring[slot + 2] + slow + ((failed and slow_failure) and 1 or 0)
   if failed and limited then ring[slot + 3] = ring[slot + 3] + 1 end
-  for i = 2, 1 + 4 * BUCKETS, 4 do
+  for i = 3, 2 + 4 * BUCKETS, 4 do
     good, bad, dragging, throttled = good + ring[i], bad + ring[i + 1], dragging + ring[i + 2], throttled + ring[i + 3]
   end
   redis.call('HSET', circuit, 'window', table.concat(ring, ' '))

@@ -19,7 +19,6 @@ from resilience.breaker.window import (
     SUCCESS,
     Ring,
     Tally,
-    bucket_of,
     last_calls,
 )
 
@@ -212,7 +211,7 @@ def _count(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: in
         first = first or outcome.worker
         streak += 1
     if policy.window_calls is None:
-        ring, calls = circuit.ring.add(bucket_of(now_ms, policy.window_ms), outcome.tally()), ""
+        ring, calls = circuit.ring.add(now_ms, policy.window_ms, outcome.tally()), ""
     else:
         ring, calls = Ring(), (circuit.calls + outcome.letters())[-policy.window_calls :]
     return replace(

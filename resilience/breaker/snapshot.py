@@ -7,7 +7,7 @@ from typing import Any
 
 from resilience.breaker.machine import FORCED, State
 from resilience.breaker.policy import BreakerPolicy
-from resilience.breaker.window import Ring, Tally, bucket_of, last_calls
+from resilience.breaker.window import Ring, Tally, last_calls
 
 
 def snapshot_of(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -> dict[str, Any]:
@@ -44,4 +44,4 @@ def _tally(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -> Tal
     if "calls" in fields:
         return last_calls(fields["calls"])
     ring = Ring.read(fields.get("window", ""))
-    return ring.add(bucket_of(now_ms, policy.window_ms), Tally()).total()  # what is older than the window is forgotten
+    return ring.add(now_ms, policy.window_ms, Tally()).total()  # what is older than the window is forgotten

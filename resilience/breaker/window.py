@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BUCKETS = 12
 
@@ -34,38 +34,68 @@ class Tally:
 
 @dataclass(frozen=True)
 class Ring:
-    """A tally per bucket of time; `head` is the number (time // width) of the newest bucket."""
+    """A tally per bucket of time. A bucket lasts `width_ms` (0: nothing was counted yet), `head` is the newest one's
+    number, time // width."""
 
+    width_ms: int = 0
     head: int = 0
     buckets: tuple[Tally, ...] = (Tally(),) * BUCKETS
 
-    def add(self, bucket: int, tally: Tally) -> Ring:
-        """The ring with `tally` in bucket number `bucket`; what is older than the ring is forgotten."""
-        if bucket < self.head - BUCKETS:
-            # Not a clock that was set back a little: the policy's window changed, and with it the buckets' numbers.
-            return Ring(bucket).add(bucket, tally)
-        buckets = list(self.buckets)
-        head = max(bucket, self.head)  # time that goes backwards counts into the newest bucket
-        for passed in range(self.head + 1, min(head, self.head + BUCKETS) + 1):
-            buckets[passed % BUCKETS] = Tally()
-        buckets[head % BUCKETS] += tally
-        return Ring(head, tuple(buckets))
+    def add(self, now_ms: int, window_ms: int, tally: Tally) -> Ring:
+        """The ring with `tally` in the newest bucket; what is older than `window_ms` is forgotten.
+
+        Callers with different windows may take turns, as while a new policy is rolled out: see `_carried`.
+        """
+        width_ms = width_of(window_ms)
+        if not self.width_ms or now_ms // self.width_ms < self.head - BUCKETS:  # new, or the clock went far back
+            ring = Ring(width_ms, now_ms // width_ms)
+        elif self.width_ms != width_ms:
+            ring = self._carried(now_ms, width_ms)
+        else:
+            ring = self._aged(now_ms)
+        buckets = list(ring.buckets)
+        buckets[ring.head % BUCKETS] += tally
+        return replace(ring, buckets=tuple(buckets))
 
     def total(self) -> Tally:
         return sum(self.buckets, Tally())
 
+    def _aged(self, now_ms: int) -> Ring:
+        buckets = list(self.buckets)
+        head = max(now_ms // self.width_ms, self.head)  # time that goes backwards counts into the newest bucket
+        for passed in range(self.head + 1, min(head, self.head + BUCKETS) + 1):
+            buckets[passed % BUCKETS] = Tally()
+        return Ring(self.width_ms, head, tuple(buckets))
+
+    def _carried(self, now_ms: int, width_ms: int) -> Ring:
+        """The same calls in buckets of another width, each where the middle of its old bucket belongs.
+
+        By its middle a bucket goes there and back without growing younger, so that two windows in turns both forget.
+        The bucket that is still being filled stays, though its middle may lie before the whole of a short window.
+        """
+        head = now_ms // width_ms
+        buckets = [Tally()] * BUCKETS
+        for old in range(self.head - BUCKETS + 1, self.head + 1):
+            new = min((2 * old + 1) * self.width_ms // (2 * width_ms), head)
+            if new <= head - BUCKETS and old == now_ms // self.width_ms:
+                new = head
+            if new > head - BUCKETS:
+                buckets[new % BUCKETS] += self.buckets[old % BUCKETS]
+        return Ring(width_ms, head, tuple(buckets))
+
     @classmethod
     def read(cls, text: str) -> Ring:
-        """A ring as the store writes it: head, then four numbers per bucket; an empty ring for anything else."""
+        """A ring as the store writes it: width, head, then four numbers per bucket; an empty one for anything else."""
         numbers = [int(word) for word in text.split() if word.isdigit()]
-        if len(numbers) != 1 + 4 * BUCKETS:
+        if len(numbers) != 2 + 4 * BUCKETS or not numbers[0]:
             return cls()
-        return cls(numbers[0], tuple(Tally(*numbers[at : at + 4]) for at in range(1, len(numbers), 4)))
+        width_ms, head = numbers[:2]
+        return cls(width_ms, head, tuple(Tally(*numbers[at : at + 4]) for at in range(2, len(numbers), 4)))
 
 
-def bucket_of(now_ms: int, window_ms: int) -> int:
-    """The number of the ring's bucket that a moment belongs to."""
-    return now_ms // max(1, window_ms // BUCKETS)
+def width_of(window_ms: int) -> int:
+    """How many milliseconds a bucket of this window lasts."""
+    return max(1, window_ms // BUCKETS)
 
 
 SUCCESS, SLOW_SUCCESS = ".", "s"

@@ -104,6 +104,22 @@ class Twins(RuleBasedStateMachine):
                 0.5,
             )  # fmt: skip
 
+    @rule(
+        windows_s=st.lists(st.floats(0.1, 700), min_size=2, max_size=3), worker=_WORKERS, what=_RESULTS,
+        steps=st.lists(st.integers(-2_000, 9_000), min_size=2, max_size=6),
+    )  # fmt: skip
+    def use_policies_with_different_windows_in_turns(
+        self, windows_s: list[float], worker: str, what: str, steps: list[int]
+    ) -> None:
+        """As while a new policy is rolled out."""
+        mine = self.pair.policy
+        for step in steps:
+            self.pair.now = max(0, self.pair.now + step)
+            for window_s in windows_s:
+                self.pair.policy = mine.model_copy(update={"window_s": window_s})
+                self.pair.settle("", what, worker)
+        self.pair.policy = mine
+
     @rule(worker=_WORKERS, jitter=_JITTER, times=st.integers(1, 9))
     def be_limited_in_a_row(self, worker: str, jitter: float, times: int) -> None:
         self.pair.be_limited(worker, times, jitter)

@@ -271,6 +271,17 @@ def test_windows_of_any_length_have_buckets_of_the_same_numbers(pair: MakePair, 
         both.record(Outcome(1, "w1", 3, failure=True))
 
 
+@pytest.mark.parametrize("window_s", [0.1, 6, 11.999, 12.5, 24, 300, 86_400])
+def test_callers_with_two_windows_in_turns_count_together(pair: MakePair, window_s: float) -> None:
+    both = pair(PATIENT)
+    other = PATIENT.model_copy(update={"window_s": window_s})
+    for step in (0, 1, 999, 1, 3_000, 11_000, 400, 20_000, 7, -1, -2_000, 500_000, 3_000, 90_000_000, 1, -600_000, 0):
+        both.now += step
+        for both.policy in (PATIENT, other, other, PATIENT):
+            both.record(Outcome(1, "w1", 3, failure=True, slow=1))
+        assert total(both).calls >= 16
+
+
 def test_another_kind_of_window_starts_anew_and_leaves_nothing_behind(pair: MakePair) -> None:
     both = pair(PATIENT)
     counted = PATIENT.model_copy(update={"window_calls": 5, "minimum_calls": 5})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from resilience.breaker.machine import Circuit, Outcome, State, tally
 from resilience.breaker.policy import BreakerPolicy
-from resilience.breaker.window import BUCKETS, Ring, Tally, bucket_of, last_calls
+from resilience.breaker.window import BUCKETS, Ring, Tally, last_calls, width_of
 from tests.unit.circuits import NOW, POLICY, fail, limit, succeed, told
 
 # -- the last so many seconds --------------------------------------------------------------------------------------
@@ -29,17 +29,60 @@ def test_the_window_keeps_what_is_a_bucket_younger_than_itself() -> None:
 
 
 def test_a_clock_that_goes_back_a_little_counts_into_the_newest_bucket() -> None:
-    ring = Ring().add(100, Tally(1)).add(98, Tally(1))
+    ring = Ring().add(500_000, 60_000, Tally(1)).add(490_000, 60_000, Tally(1))
     assert (ring.head, ring.buckets[100 % BUCKETS]) == (100, Tally(2))
 
 
-def test_a_longer_window_in_the_policy_does_not_freeze_the_old_counts() -> None:
+def test_a_longer_window_in_the_policy_keeps_the_old_counts_and_forgets_them_in_time() -> None:
     short, long = BreakerPolicy(window_s=60), BreakerPolicy(window_s=600)
     circuit = fail(Circuit(), policy=short)
     circuit = fail(circuit, policy=long)
-    assert circuit.ring.total().failures == 1, "the buckets' numbers changed with the width: it starts anew"
+    assert circuit.ring.total().failures == 2
     circuit = fail(circuit, policy=long, now_ms=NOW + long.window_ms)
     assert circuit.ring.total().failures == 1
+
+
+@given(
+    st.lists(st.integers(100, 86_400_000), min_size=2, max_size=2), st.integers(0, 10**12),
+    st.lists(st.floats(0, 2), min_size=1, max_size=60),
+)  # fmt: skip
+def test_callers_with_two_windows_in_turns_see_each_other_s_calls_of_this_moment(
+    windows: list[int], start_ms: int, steps: list[float]
+) -> None:
+    """The calls of the shorter window's last bucket are there, whoever counts next: nobody is blind."""
+    ring, now = Ring(), start_ms
+    newest = width_of(min(windows))
+    for step in steps:
+        now += int(step * newest)
+        for window_ms in windows:
+            ring = ring.add(now, window_ms, Tally(1))
+        assert ring.total().successes >= 2
+
+
+@pytest.mark.parametrize(
+    "windows", [(60_000, 30_000), (60_000, 31_000), (60_000, 59_988), (60_000, 600_000), (60_000, 3_600_000)]
+)
+def test_callers_with_two_windows_in_turns_forget_a_storm_that_is_over(windows: tuple[int, int]) -> None:
+    """Within the longer window: if what is carried grew younger each time, a circuit could not see its recovery."""
+    ring, now = Ring(), NOW
+    for _ in range(1_000):
+        ring = ring.add(now, windows[0], Tally(failures=1))
+    end = now + max(windows)
+    while now < end:
+        now += 700
+        for window_ms in windows:
+            ring = ring.add(now, window_ms, Tally(1))
+    assert ring.total().failures == 0
+
+
+def test_two_windows_in_turns_open_a_circuit_that_fails() -> None:
+    """As during a deployment that changes window_s; two thirds of 240 calls fail."""
+    policies = [BreakerPolicy(window_s=seconds, consecutive_failures=100) for seconds in (60, 30)]
+    circuit = Circuit()
+    for number in range(240):
+        outcome = Outcome(1, "w1", int(number % 3 == 0), number % 3 != 0)
+        circuit = told(circuit, outcome, policies[number % 2], NOW + 12 * number)
+    assert circuit.state is State.OPEN
 
 
 @given(
@@ -53,16 +96,16 @@ def test_the_window_holds_the_recent_past_and_nothing_else(adds: list[tuple[int,
     ring, now, history = Ring(), NOW, []
     for step, successes, failures in adds:
         now += step
-        bucket = bucket_of(now, POLICY.window_ms)
-        ring = ring.add(bucket, Tally(successes, failures))
+        bucket = now // width_of(POLICY.window_ms)
+        ring = ring.add(now, POLICY.window_ms, Tally(successes, failures))
         history.append((bucket, successes, failures))
         recent = [row for row in history if row[0] > bucket - BUCKETS]
         assert ring.total() == Tally(sum(row[1] for row in recent), sum(row[2] for row in recent))
 
 
 def test_a_bucket_is_a_twelfth_of_the_window_and_never_empty() -> None:
-    assert [bucket_of(ms, 60_000) for ms in (0, 4_999, 5_000, 60_000)] == [0, 0, 1, 12]
-    assert [bucket_of(ms, 5) for ms in (0, 1, 7)] == [0, 1, 7], "a millisecond at least"
+    assert [Ring().add(ms, 60_000, Tally()).head for ms in (0, 4_999, 5_000, 60_000)] == [0, 0, 1, 12]
+    assert [Ring().add(ms, 5, Tally()).head for ms in (0, 1, 7)] == [0, 1, 7], "a millisecond at least"
 
 
 def test_a_slow_call_overlaps_the_others_and_is_counted_once_as_a_call() -> None:
@@ -70,14 +113,15 @@ def test_a_slow_call_overlaps_the_others_and_is_counted_once_as_a_call() -> None
     assert (total, total.calls) == (Tally(4, 3, 5, 2), 9)
 
 
-@given(st.lists(st.integers(0, 10**9), min_size=4 * BUCKETS, max_size=4 * BUCKETS), st.integers(0, 10**12))
-def test_a_ring_is_read_as_the_store_writes_it(numbers: list[int], head: int) -> None:
-    ring = Ring.read(" ".join(map(str, [head, *numbers])))
-    assert ring.head == head
+@given(st.lists(st.integers(0, 10**9), min_size=4 * BUCKETS, max_size=4 * BUCKETS), st.integers(1, 10**7),
+       st.integers(0, 10**12))  # fmt: skip
+def test_a_ring_is_read_as_the_store_writes_it(numbers: list[int], width_ms: int, head: int) -> None:
+    ring = Ring.read(" ".join(map(str, [width_ms, head, *numbers])))
+    assert (ring.width_ms, ring.head) == (width_ms, head)
     assert [n for bucket in ring.buckets for n in vars(bucket).values()] == numbers
 
 
-@pytest.mark.parametrize("text", ["", "7", "1 2 3", "x" * 500, "-1 " * 49, "1 " * 48, "1 " * 50])
+@pytest.mark.parametrize("text", ["", "7", "1 2 3", "x" * 500, "-1 " * 50, "0 " * 50, "1 " * 49, "1 " * 51])
 def test_what_is_no_ring_is_read_as_an_empty_one(text: str) -> None:
     assert Ring.read(text) == Ring()
 
