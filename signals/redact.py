@@ -65,7 +65,9 @@ def describe(error: BaseException, limit: int = 300) -> str:
     """An exception as one redacted line of at most `limit` characters; safe when its `__str__` raises."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001  somebody's __str__ is broken; the type still says something
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  somebody's __str__ is broken; the type still says something
         text = "(no message: its __str__ raises)"
     name = type_name(error)
     return one_line(f"{name}: {text}" if text else name, limit)
@@ -101,7 +103,9 @@ class _Redaction:
         self._left -= 1
         try:
             return self._of(value, depth)
-        except Exception:  # noqa: BLE001  somebody's object breaks when it is read; that must not cost the rest
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001  somebody's object breaks when it is read; that must not cost the rest
             return f"(a {type_name(value)} that cannot be shown: reading it raises)"
 
     def _of(self, value: Any, depth: int) -> JsonValue:  # noqa: PLR0911  one line per kind of value

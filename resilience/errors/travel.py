@@ -27,7 +27,9 @@ def packed(error: BaseException) -> bytes | None:
     """`error` as a pickle that holds no secret and can be read again, else None. Never raises."""
     try:
         return _packed(error)
-    except Exception:  # noqa: BLE001  whatever it is, it cannot travel, and its description goes in its place
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  whatever it is, it cannot travel, and its description goes in its place
         return None
 
 
@@ -37,7 +39,9 @@ def unpacked(data: bytes | None) -> BaseException | None:
         return None
     try:
         error = pickle.loads(data)  # noqa: S301  it came within a pickle that the process is reading already
-    except Exception:  # noqa: BLE001  its class is known where it was raised, not here
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  its class is known where it was raised, not here
         return None
     return error if isinstance(error, BaseException) else None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from resilience.errors.classify import classify
 from resilience.errors.context import MESSAGE_LIMIT, ErrorContext
-from resilience.errors.inspection import is_a, qualified_name
+from resilience.errors.inspection import is_a, peek, qualified_name
 from resilience.errors.severity import severity_at, worse
 from resilience.errors.taxonomy import MATRIX, ErrorCategory, Row
 from resilience.errors.wrapped import WrappedError
@@ -64,8 +64,10 @@ def _known(
     error: BaseException, now: datetime | None, matrix: Mapping[ErrorCategory, Row]
 ) -> tuple[dict[str, Any], BaseException]:
     """What the error itself tells of its context, and the exception that is to be wrapped."""
-    if is_a(error, WrappedError):
-        return vars(error.context), error.original
+    wrapped = error if is_a(error, WrappedError) else None
+    context, original = peek(wrapped, "context"), peek(wrapped, "original")
+    if is_a(context, ErrorContext) and is_a(original, BaseException):
+        return vars(context), original
     found = classify(error, now, matrix)
     return {
         "category": found.category,
@@ -92,5 +94,7 @@ def _fitting(name: str, value: Any) -> Any:
 def _plain(data: Any) -> dict[Any, Any]:
     try:
         return dict(data or {})
-    except Exception:  # noqa: BLE001  no mapping, or one that breaks when it is read
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  no mapping, or one that breaks when it is read
         return {"metadata": redact_value(data)}

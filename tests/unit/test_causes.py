@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import time
 import urllib.error
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -19,9 +20,19 @@ from billiard.einfo import ExceptionInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience.errors import ErrorCategory, PermanentError, TransientError, classify, rule, wrap
+from resilience.errors import (
+    CircuitOpenError,
+    ErrorCategory,
+    PermanentError,
+    TransientError,
+    WrappedError,
+    classify,
+    rule,
+    wrap,
+)
 from resilience.errors.classify import CAUSES_LIMIT, _user_rules
 from resilience.errors.hints import retry_after_s
+from signals.redact import describe
 
 C = ErrorCategory
 
@@ -249,6 +260,66 @@ def test_a_faulty_rule_shows_no_secret_of_the_error_in_the_log(
         assert category(error) is C.CONNECTION
     assert "passed over" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+# -- what ends a program is no word of the exception's own -----------------------------------------------------------
+
+
+def _ending(ending: BaseException) -> type[Exception]:
+    """An exception that raises `ending` wherever it is touched."""
+
+    def touch(*_: Any) -> Any:
+        raise ending
+
+    names = ("response", "status_code", "errno", "headers", "code", "reason", "exceptions", "orig", "__str__")
+    return type("EndingError", (Exception,), {name: property(touch) for name in names[:-1]} | {"__str__": touch})
+
+
+@pytest.mark.parametrize("ending", [SystemExit(1), GeneratorExit(), type("AnyEnd", (BaseException,), {})()])
+def test_nothing_that_an_exception_raises_when_it_is_touched_ends_the_worker(
+    ending: BaseException, own_rules: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = _ending(ending)("no")
+    assert category(error) is C.PYTHON
+    assert retry_after_s(error) is None
+    assert "python_error" in wrap(error, detail=error, more={"it": error}).format_for_logging()
+    assert "no message" in describe(error)
+    pickle.dumps(wrap(error))
+
+    def faulty(_: BaseException) -> None:
+        raise ending
+
+    rule(faulty)
+    assert category(TimeoutError()) is C.TIMEOUT
+    assert "passed over" in caplog.text
+
+
+def test_the_word_of_a_person_at_the_keyboard_comes_through() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        classify(_ending(KeyboardInterrupt())("no"))
+
+
+def test_each_attribute_is_read_once_however_many_rules_ask() -> None:
+    reads: Counter[str] = Counter()
+
+    class CountingError(Exception):
+        def __getattribute__(self, name: str) -> Any:
+            reads[name] += 1
+            return super().__getattribute__(name)
+
+        def __str__(self) -> str:
+            reads["__str__"] += 1
+            return "no"
+
+    classify(CountingError())
+    assert {"response", "code", "headers", "__cause__", "__str__"} <= reads.keys()
+    assert set(reads.values()) == {1}, reads
+
+
+def test_a_wrapped_error_and_a_refusal_without_their_attributes_are_classified() -> None:
+    assert category(WrappedError.__new__(WrappedError)) is C.PYTHON
+    assert category(CircuitOpenError.__new__(CircuitOpenError)) is C.CONNECTION
+    assert "python_error" in wrap(WrappedError.__new__(WrappedError)).format_for_logging()
 
 
 _ANYTHING = st.one_of(
