@@ -2,7 +2,8 @@
 --
 -- EVALSHA sha 6 circuit permits index version channel audit  op name now_ms jitter policy args...
 --   KEYS[1] hash of the circuit             KEYS[2] zset permit id -> expiry in ms
---   KEYS[3] hash name -> "state epoch until_ms"     KEYS[4] counter raised by every transition
+--   KEYS[3] hash name -> "state epoch until_ms changed_ms" (0: never)
+--   KEYS[4] counter raised by every transition
 --   KEYS[5] channel (not a key) on which a transition is published, if the caller may publish
 --   KEYS[6] stream of what operators did
 --   ARGV[1] op: record | admit | order
@@ -38,8 +39,9 @@ if not now then
 end
 
 local raw = redis.call('HMGET', circuit, 'state', 'epoch', 'until', 'opens', 'streak', 'streak_worker', 'streak_shared',
-  'feeder', 'shared_until', 'window', 'calls', 'policy')
+  'feeder', 'shared_until', 'window', 'calls', 'policy', 'changed')
 local state, epoch, until_ms, opens = raw[1] or 'closed', tonumber(raw[2] or 1), tonumber(raw[3] or 0), tonumber(raw[4] or 0)
+local changed = tonumber(raw[13] or 0)
 local old, why, former = '', '', ''
 
 local function int(n) return string.format('%.0f', n) end
@@ -54,14 +56,18 @@ local function tell()
   redis.pcall('PUBLISH', channel, name .. ' ' .. state .. ' ' .. int(epoch) .. ' ' .. int(remaining()))
 end
 
+local function row()
+  return state .. ' ' .. int(epoch) .. ' ' .. int(until_ms) .. ' ' .. int(changed)
+end
+
 local function enter(new, reason, new_opens, new_until)
   if new ~= state then old, why = state, reason end
-  state, epoch, opens, until_ms = new, epoch + 1, new_opens, new_until
+  state, epoch, opens, until_ms, changed = new, epoch + 1, new_opens, new_until, now
   redis.call('DEL', permits)
   redis.call('HDEL', circuit, 'streak', 'streak_worker', 'streak_shared', 'passed', 'window', 'calls')
   redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch), 'until', int(until_ms), 'opens', int(opens),
-    'reason', reason, 'changed', int(now))
-  redis.call('HSET', index, name, state .. ' ' .. int(epoch) .. ' ' .. int(until_ms))
+    'reason', reason, 'changed', int(changed))
+  redis.call('HSET', index, name, row())
   tell()
 end
 
@@ -96,7 +102,13 @@ if not raw[1] then
     tell()
   end
   redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch))
-  redis.call('HSET', index, name, state .. ' ' .. int(epoch) .. ' 0')
+  redis.call('HSET', index, name, row())
+elseif changed > now then -- the clock was set back, as by a failover to a host that is behind: the state begins now
+  if until_ms ~= 0 then until_ms = until_ms - (changed - now) end
+  changed = now
+  redis.call('DEL', permits) -- nobody knows when they would have ended
+  redis.call('HSET', circuit, 'until', int(until_ms), 'changed', int(changed))
+  redis.call('HSET', index, name, row())
 end
 
 if op == 'order' then
@@ -201,7 +213,7 @@ else -- the last so many calls, a letter each
 end
 
 local streak, first, shared = tonumber(raw[5] or 0), raw[6] or '', raw[7] == '1'
-local feeder, shared_until = raw[8] or '', tonumber(raw[9] or 0)
+local feeder, shared_until = raw[8] or '', math.min(tonumber(raw[9] or 0), now + rules.window)
 if feeder ~= '' and feeder ~= worker then shared_until = now + rules.window end
 if successes > 0 then streak, first, shared = 0, '', false end
 if failed and not limited then

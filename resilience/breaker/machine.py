@@ -70,11 +70,13 @@ class Circuit:
     """Everything a circuit remembers.
 
     `until_ms` is when an open circuit may be probed, a forced state ends (0: never) or a closed one's ramp is over.
+    `changed_ms` is when its state was entered (0: it never had another one).
     """
 
     state: State = State.CLOSED
     epoch: int = 1
     until_ms: int = 0
+    changed_ms: int = 0
     opens: int = 0
     streak: int = 0
     streak_worker: str = ""
@@ -134,7 +136,7 @@ Step = tuple[Circuit, "Transition | None"]
 
 def record(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: int, jitter: float) -> Step:
     """The circuit after an outcome, and the transition that it caused, if any."""
-    circuit, ended = _forced_time_over(circuit, now_ms)
+    circuit, ended = _forced_time_over(begun_by(circuit, now_ms), now_ms)
     if ended is not None or outcome.epoch != circuit.epoch:
         return circuit, ended
     if circuit.state is State.HALF_OPEN:
@@ -152,10 +154,10 @@ def admit(
     circuit: Circuit, permit: str, lease_ms: int, policy: BreakerPolicy, now_ms: int
 ) -> tuple[Circuit, bool, Transition | None]:
     """The circuit after a call asked to pass, whether it may, and the transition that this caused, if any."""
-    circuit, transition = _forced_time_over(circuit, now_ms)
+    circuit, transition = _forced_time_over(begun_by(circuit, now_ms), now_ms)
     if circuit.state is State.OPEN and now_ms >= circuit.until_ms:
         transition = Transition(State.OPEN, State.HALF_OPEN, "open time is over")
-        circuit = _moved(circuit, State.HALF_OPEN)
+        circuit = _moved(circuit, State.HALF_OPEN, now_ms)
     if circuit.state is not State.HALF_OPEN:
         return circuit, circuit.state not in (State.OPEN, State.FORCED_OPEN), transition
     held = {name: expiry for name, expiry in circuit.permits if expiry > now_ms}
@@ -171,13 +173,25 @@ def obey(circuit: Circuit, action: Action, reason: str, ttl_ms: int, now_ms: int
     RESET: closed, with an empty memory. AUTO: out of a forced state, as when its time is over.
     Saying the same again is no transition, but the time begins anew and the epoch rises.
     """
+    circuit = begun_by(circuit, now_ms)
     if action is Action.AUTO:
-        return _automatic(circuit, reason)
+        return _automatic(circuit, reason, now_ms)
     state = FORCES.get(action, State.CLOSED)
     until = now_ms + ttl_ms if ttl_ms and state in FORCED else 0
     opens = 0 if action is Action.RESET else circuit.opens
     transition = Transition(circuit.state, state, reason) if circuit.state is not state else None
-    return replace(_moved(circuit, state), until_ms=until, opens=opens), transition
+    return replace(_moved(circuit, state, now_ms), until_ms=until, opens=opens), transition
+
+
+def begun_by(circuit: Circuit, now_ms: int) -> Circuit:
+    """The circuit on a clock that says `now_ms`. A state that was entered later than that tells of a clock set back,
+    as by a failover to a host that is behind: the state begins now. Permits end, nobody knows when they would have.
+    """
+    ahead_ms = circuit.changed_ms - now_ms
+    if ahead_ms <= 0:
+        return circuit
+    until_ms = circuit.until_ms - ahead_ms if circuit.until_ms else 0
+    return replace(circuit, changed_ms=now_ms, until_ms=until_ms, permits=())
 
 
 def tally(circuit: Circuit, policy: BreakerPolicy) -> Tally:
@@ -185,22 +199,22 @@ def tally(circuit: Circuit, policy: BreakerPolicy) -> Tally:
     return circuit.ring.total() if policy.window_calls is None else last_calls(circuit.calls)
 
 
-def _automatic(circuit: Circuit, reason: str) -> Step:
+def _automatic(circuit: Circuit, reason: str, now_ms: int) -> Step:
     """Out of a forced state: probed first if nothing passed in it, else closed. Other states stay as they are."""
     if circuit.state not in FORCED:
         return circuit, None
     new = State.HALF_OPEN if circuit.state is State.FORCED_OPEN else State.CLOSED
-    return replace(_moved(circuit, new), opens=0), Transition(circuit.state, new, reason)
+    return replace(_moved(circuit, new, now_ms), opens=0), Transition(circuit.state, new, reason)
 
 
 def _forced_time_over(circuit: Circuit, now_ms: int) -> Step:
     if circuit.state in FORCED and 0 < circuit.until_ms <= now_ms:
-        return _automatic(circuit, f"{circuit.state.value} time is over")
+        return _automatic(circuit, f"{circuit.state.value} time is over", now_ms)
     return circuit, None
 
 
 def _count(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now_ms: int) -> Circuit:
-    shared_until = circuit.shared_until_ms
+    shared_until = min(circuit.shared_until_ms, now_ms + policy.window_ms)  # later only by a clock that was set back
     if circuit.feeder and circuit.feeder != outcome.worker:
         shared_until = now_ms + policy.window_ms
     streak, first, shared = circuit.streak, circuit.streak_worker, circuit.streak_shared
@@ -257,7 +271,7 @@ def _record_probe(circuit: Circuit, outcome: Outcome, policy: BreakerPolicy, now
     passed = circuit.probes_passed + 1
     if passed >= policy.success_threshold:
         # how often it opened in a row is kept while the ramp lasts: what opens again so soon has not recovered
-        closed = replace(_moved(circuit, State.CLOSED), until_ms=now_ms + policy.ramp_ms)
+        closed = replace(_moved(circuit, State.CLOSED, now_ms), until_ms=now_ms + policy.ramp_ms)
         return closed, Transition(State.HALF_OPEN, State.CLOSED, f"{passed} probes passed")
     return replace(circuit, probes_passed=passed), None
 
@@ -266,12 +280,12 @@ def _open(circuit: Circuit, reason: str, policy: BreakerPolicy, now_ms: int, jit
     recovered = circuit.state is State.CLOSED and now_ms >= circuit.until_ms
     opens = 1 if recovered else circuit.opens + 1
     until = now_ms + policy.open_for_ms(opens, jitter)
-    opened = replace(_moved(circuit, State.OPEN), opens=opens, until_ms=until)
+    opened = replace(_moved(circuit, State.OPEN, now_ms), opens=opens, until_ms=until)
     return opened, Transition(circuit.state, State.OPEN, reason)
 
 
-def _moved(circuit: Circuit, state: State) -> Circuit:
+def _moved(circuit: Circuit, state: State, now_ms: int) -> Circuit:
     return Circuit(
-        state=state, epoch=circuit.epoch + 1, opens=circuit.opens,
+        state=state, epoch=circuit.epoch + 1, changed_ms=now_ms, opens=circuit.opens,
         feeder=circuit.feeder, shared_until_ms=circuit.shared_until_ms,
     )  # fmt: skip

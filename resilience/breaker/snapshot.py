@@ -18,7 +18,9 @@ def snapshot_of(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -
     """
     state = fields.get("state", State.CLOSED.value)
     until_ms = int(fields.get("until", 0))
-    left_s = round(max(0, until_ms - now_ms) / 1000, 1)
+    changed_ms = int(fields.get("changed", 0))
+    left_ms = max(0, until_ms - max(now_ms, changed_ms))  # changed later than now: the clock was set back
+    left_s = round(left_ms / 1000, 1)
     seen = _tally(fields, now_ms, policy)
     return {
         "state": state,
@@ -29,14 +31,14 @@ def snapshot_of(fields: Mapping[str, str], now_ms: int, policy: BreakerPolicy) -
         "rate_limited": seen.limited,
         "slow": seen.slow,
         "streak": int(fields.get("streak", 0)),
-        "opens": 0 if state == State.CLOSED.value and until_ms <= now_ms else int(fields.get("opens", 0)),
+        "opens": 0 if state == State.CLOSED.value and not left_ms else int(fields.get("opens", 0)),
         "probe_in_s": left_s if state == State.OPEN.value else 0.0,
         "ramp_s": left_s if state == State.CLOSED.value else 0.0,
         "forced_for_s": left_s if state in {forced.value for forced in FORCED} and until_ms else None,
         "probes": int(fields.get("held", 0)),
         "probes_passed": int(fields.get("passed", 0)),
         "reason": fields.get("reason", ""),
-        "changed_s_ago": round((now_ms - int(fields["changed"])) / 1000, 1) if "changed" in fields else None,
+        "changed_s_ago": round(max(0, now_ms - changed_ms) / 1000, 1) if changed_ms else None,
     }
 
 

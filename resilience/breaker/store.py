@@ -240,11 +240,11 @@ def pushes(subscription: redis.client.PubSub, wait_s: float) -> Iterator[str]:
 
 
 def _entry(text: str, now_ms: int) -> IndexEntry | None:
-    """A row of the index; None for one that is mangled."""
+    """A row of the index; None for one that is mangled. A state entered later than now begins now: see `begun_by`."""
     try:
-        state, epoch, until_ms = text.split(" ")
-        until = int(until_ms)
-        return IndexEntry(_state(state), int(epoch), max(0, until - now_ms) if until else NO_END)
+        state, epoch, until_ms, *changed_ms = text.split(" ")
+        until, begun = int(until_ms), max(now_ms, *map(int, changed_ms), 0)
+        return IndexEntry(_state(state), int(epoch), max(0, until - begun) if until else NO_END)
     except ValueError:
         _say_once(f"row {text!r} of the circuits' index is not understood")
         return None

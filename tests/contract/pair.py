@@ -5,6 +5,7 @@ Time and jitter are arguments on both sides, so equal means equal to the millise
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import cycle
 
 import redis
@@ -17,6 +18,8 @@ from resilience.shared_redis import SharedRedis
 from tests.contract.written import Ledger
 
 CLIENTS = 3
+
+MakePair = Callable[..., "Pair"]
 
 
 class Pair:
@@ -37,14 +40,14 @@ class Pair:
             client.close()
 
     def admit(self, permit: str, lease_ms: int) -> bool:
-        before = self.circuit
+        before = self._begun()
         self.circuit, granted, transition = machine.admit(before, permit, lease_ms, self.policy, self.now)
         reply = next(self._stores).admit("a", self.policy, permit, lease_ms / 1000, now_ms=self.now)
         self._compare(before, reply, granted, transition)
         return granted
 
     def record(self, outcome: Outcome, jitter: float = 0.0) -> None:
-        before = self.circuit
+        before = self._begun()
         self.circuit, transition = machine.record(before, outcome, self.policy, self.now, jitter)
         reply = next(self._stores).record("a", self.policy, outcome, jitter, now_ms=self.now)
         time_was_over = before.state in FORCED and 0 < before.until_ms <= self.now
@@ -72,7 +75,7 @@ class Pair:
         """An operator's word; with `epoch_off_by`, only if the circuit is at the epoch that he saw."""
         asked = None if epoch_off_by is None else self.circuit.epoch + epoch_off_by
         order = Order(action, "ann", "why", asked, None if ttl_ms is None else ttl_ms / 1000)
-        before, transition, done = self.circuit, None, not epoch_off_by
+        before, transition, done = self._begun(), None, not epoch_off_by
         if done:
             self.circuit, transition = machine.obey(before, action, order.shown, ttl_ms or 0, self.now)
         reply = next(self._stores).order("a", self.policy, order, now_ms=self.now)
@@ -84,6 +87,11 @@ class Pair:
         if self.circuit.state not in FORCED and self._ledger.began and not self._ledger.forgotten:
             self._ledger.forget()
             self.circuit, self._used_policy = Circuit(epoch=self.circuit.epoch + 1), ""
+
+    def _begun(self) -> Circuit:
+        """The circuit before an operation, on today's clock: that alone is no answer, and no outcome that counts."""
+        self.circuit = machine.begun_by(self.circuit, self.now)
+        return self.circuit
 
     def _compare(
         self, before: Circuit, reply: Reply, granted: bool, transition: Transition | None, order: str = ""

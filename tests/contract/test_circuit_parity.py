@@ -63,7 +63,7 @@ class Twins(RuleBasedStateMachine):
     def change_policy(self, policy: BreakerPolicy) -> None:
         self.pair.policy = policy
 
-    @rule(step=st.one_of(st.sampled_from([0, 1, -1, -300, -600_000, 10, 600_000]), st.integers(0, 8_000)))
+    @rule(step=st.one_of(st.sampled_from([0, 1, -1, -300, -600_000, -4_000_000, 10, 600_000]), st.integers(0, 8_000)))
     def wait(self, step: int) -> None:
         self.pair.now = max(0, self.pair.now + step)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -17,7 +17,7 @@ from resilience.breaker.store import CircuitStore, Order
 from resilience.breaker.window import BUCKETS, Tally
 from resilience.local.redis_server import RedisServer
 from resilience.shared_redis import SharedRedis
-from tests.contract.pair import Pair
+from tests.contract.pair import MakePair, Pair
 
 NOW = 1_700_000_000_000
 QUICK = BreakerPolicy(
@@ -25,21 +25,6 @@ QUICK = BreakerPolicy(
 )
 PATIENT = BreakerPolicy(consecutive_failures=10_000, minimum_calls=1_000_000, window_s=12, slow_call_s=1.0)
 """Its buckets are a second wide, and it never opens."""
-
-MakePair = Callable[..., Pair]
-
-
-@pytest.fixture
-def pair(redis_server: RedisServer) -> Iterator[MakePair]:
-    pairs: list[Pair] = []
-
-    def make(policy: BreakerPolicy, now_ms: int = NOW) -> Pair:
-        pairs.append(Pair(redis_server.url(), policy, now_ms))
-        return pairs[-1]
-
-    yield make
-    for made in pairs:
-        made.close()
 
 
 def state_of(pair: Pair) -> State:

@@ -38,17 +38,17 @@ class Fields:
     window: Ring = field(default_factory=Ring)
     calls: str = ""
     reason: str = ""
-    changed: str = ""
+    changed: str = "0"
     policy: str = ""
 
     @classmethod
-    def of(cls, circuit: Circuit, reason: str, changed: str, policy: str) -> Fields:
+    def of(cls, circuit: Circuit, reason: str, policy: str) -> Fields:
         return cls(
             state=circuit.state.value, epoch=str(circuit.epoch), until=str(circuit.until_ms), opens=str(circuit.opens),
             streak=str(circuit.streak), streak_worker=circuit.streak_worker,
             streak_shared=str(int(circuit.streak_shared)), feeder=circuit.feeder,
             shared_until=str(circuit.shared_until_ms), passed=str(circuit.probes_passed), window=circuit.ring,
-            calls=circuit.calls, reason=reason, changed=changed, policy=policy,
+            calls=circuit.calls, reason=reason, changed=str(circuit.changed_ms), policy=policy,
         )  # fmt: skip
 
     @classmethod
@@ -67,7 +67,7 @@ class Ledger:
         self._channel = f"{self._prefix}:circuits"
         self._subscription.subscribe(self._channel)
         self._news: list[str] = []
-        self._reason = self._changed = ""
+        self._reason = ""
         self._version: int | None = None
         self._orders = 0
         self._newest: list[dict[str, str]] = []
@@ -90,11 +90,11 @@ class Ledger:
         if self._version is None:
             self._version = now_ms
         if self.forgotten:
-            self.forgotten, self._reason, self._changed = False, "", ""
+            self.forgotten, self._reason = False, ""
             self._version += 1
             self._news.append(f"{self._name} closed {before.epoch} {NO_END}")
         if after.epoch != before.epoch:
-            self._reason, self._changed = reason, str(now_ms)
+            self._reason = reason
             self._version += 1
             remaining_ms = max(0, after.until_ms - now_ms) if after.until_ms else NO_END
             self._news.append(f"{self._name} {after.state.value} {after.epoch} {remaining_ms}")
@@ -120,9 +120,9 @@ class Ledger:
         pipe.keys("*").publish(self._channel, _SO_FAR)
         row, lives_ms, held, held_live_ms, index, version, orders, newest, keys, _ = pipe.execute()
 
-        assert asdict(Fields.read(row)) == asdict(Fields.of(circuit, self._reason, self._changed, policy))
+        assert asdict(Fields.read(row)) == asdict(Fields.of(circuit, self._reason, policy))
         assert {name: int(expiry) for name, expiry in held} == dict(circuit.permits)
-        assert index == {self._name: f"{circuit.state.value} {circuit.epoch} {circuit.until_ms}"}
+        assert index == {self._name: f"{circuit.state.value} {circuit.epoch} {circuit.until_ms} {circuit.changed_ms}"}
         assert int(version) == self._version
         assert self._heard() == self._news
         assert orders == self._orders

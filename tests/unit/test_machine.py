@@ -176,6 +176,27 @@ def test_results_count_during_the_ramp_as_ever() -> None:
     assert circuit.ring.total() == Tally(3)
 
 
+# -- a clock that is set back --------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from(
+        [opened(), half_open("a"), closed_by_probes(), machine.obey(Circuit(), Action.DISABLE, "by ann", 9_000, NOW)[0]]
+    ),
+    st.integers(1, NOW),
+    st.integers(0, 4_000),
+)
+def test_a_state_lasts_as_long_as_ever_and_permits_end(circuit: Circuit, back_ms: int, age_ms: int) -> None:
+    circuit = replace(circuit, changed_ms=NOW)
+    begun = machine.begun_by(circuit, NOW + age_ms - back_ms)
+    if back_ms <= age_ms:
+        assert begun == circuit
+        return
+    lasts_ms = circuit.until_ms - NOW if circuit.until_ms else 0
+    assert (begun.until_ms - begun.changed_ms if begun.until_ms else 0) == lasts_ms
+    assert (begun.changed_ms, begun.permits) == (NOW + age_ms - back_ms, ())
+
+
 # -- whatever happens ----------------------------------------------------------------------------------------------
 
 _OPERATIONS = st.one_of(
@@ -183,7 +204,7 @@ _OPERATIONS = st.one_of(
     st.tuples(st.just("record"), st.sampled_from(["w1", "w2", "w3"]), st.integers(0, 4), st.booleans(),
               st.sampled_from(["", "a", "b", "c"]), st.integers(-1, 1)),
     st.tuples(st.just("order"), st.sampled_from(Action), st.sampled_from([0, 1, 500, 4_000])),
-    st.tuples(st.just("wait"), st.sampled_from([0, 1, 250, 1_000, 2_000, 5_000, 60_000])),
+    st.tuples(st.just("wait"), st.sampled_from([0, 1, 250, 1_000, 2_000, 5_000, 60_000, -1, -60_000, -60_000])),
 )  # fmt: skip
 _POLICIES = st.builds(
     lambda permits, threshold, failures, minimum, ratio: BreakerPolicy(
