@@ -11,6 +11,7 @@ from typing import Any
 
 from resilience.breaker.policy import check_name
 from resilience.recovery.failover import Plan
+from signals.redact import one_line, redact
 
 OWN_PREFIXES = ("celery.", "resilience.")
 OPTIONS = ("circuit", "fallback", "deadline_s", "user_facing")
@@ -47,9 +48,16 @@ def plan_of(task: Any) -> Plan | None:
     if circuit is None:
         return Plan(_circuit_named_after(name), levels, deadline_s, user_facing)
     try:
-        return Plan(check_name(circuit), levels, deadline_s, user_facing)
+        return Plan(_given_circuit(circuit), levels, deadline_s, user_facing)
     except ValueError as error:
         raise PlanError(f"task {name}: {error}") from None
+
+
+def _given_circuit(circuit: Any) -> str:
+    checked = check_name(circuit)
+    if redact(checked) != checked:
+        raise ValueError(f"circuit name {one_line(checked, 60)} is not usable: it looks like a secret")
+    return checked
 
 
 def near_misses(task: Any) -> Iterator[str]:

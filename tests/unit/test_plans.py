@@ -45,6 +45,13 @@ def test_an_unusable_circuit_name_is_named_with_its_task(circuit: Any) -> None:
         plan_of(_task(circuit=circuit))
 
 
+@pytest.mark.parametrize("secret", ["sk-live-abcdef0123456789", "api_key=hunter2hunter2", "redis://:hunter2@cache/0"])
+def test_a_circuit_name_that_looks_like_a_secret_is_refused_and_not_repeated(secret: str) -> None:
+    with pytest.raises(PlanError, match=r"^task shop\.charge: circuit name .* is not usable") as caught:
+        plan_of(_task(circuit=secret))
+    assert not any(part in str(caught.value) for part in ("abcdef0123456789", "hunter2"))
+
+
 @pytest.mark.parametrize("name", ["my task", "задача.отправить", "t" * 400, "a{b}"])
 def test_a_task_name_that_cannot_name_a_circuit_gets_one_made_of_it(name: str) -> None:
     plan = plan_of(_task(name))
