@@ -17,7 +17,7 @@
 --   order:  ARGV[6] epoch that must match or "", [7] action: reset | force-open | disable | metrics-only | auto,
 --           [8] for so many ms (0: until further notice), [9] reason that the circuit shows, [10] actor, [11] his words
 -- Reply: { granted 0|1, state, epoch, remaining ms (-1: no end), old state or "", reason, former policy or "" }
---   record: granted 1 if the outcome counted.  order: granted 0 if the epoch did not match.
+--   record: granted 1 if the outcome counted.  order: granted 0 if the epoch did not match; it creates no circuit then.
 --
 -- EVALSHA sha 1 key  knock: raises unless this Redis takes writes by scripts
 if ARGV[1] == 'knock' then return redis.call('SET', KEYS[1], 1, 'PX', 1000) end
@@ -92,29 +92,42 @@ local function reply(granted)
   return { granted, state, epoch, remaining(), old, why, former }
 end
 
-if not raw[1] then
-  -- Counted from now on, so that after a flush no process mistakes the new life's number for the one it remembers.
-  redis.call('SET', version, int(now), 'NX')
-  -- New, or forgotten after a week of silence: then processes may remember its epoch, so it goes on from there.
-  local known = redis.call('HGET', index, name)
-  if known then
-    epoch = tonumber(string.match(known, ' (%d+) ')) + 1
-    tell()
+local revived = false
+if not raw[1] then -- new, or forgotten after a week of silence, or evicted; its row in the index may have stayed
+  local row_there = redis.call('HGET', index, name)
+  local was, number, ends, since = string.match(row_there or '', '^(%S+) (%d+) (%-?%d+) ?(%d*)$')
+  if FORCED[was] then -- evicted: an operator's word counts as long as he said
+    state, epoch, until_ms, changed = was, tonumber(number), tonumber(ends), tonumber(since) or 0
+  elseif was then -- processes may remember its epoch, so it goes on from there
+    epoch, revived = tonumber(number) + 1, true
   end
-  redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch))
-  redis.call('HSET', index, name, row())
-elseif changed > now then -- the clock was set back, as by a failover to a host that is behind: the state begins now
+end
+local refused = op == 'order' and ARGV[6] ~= '' and tonumber(ARGV[6]) ~= epoch
+local set_back = changed > now -- the clock, as by a failover to a host that is behind: the state begins now
+if set_back then
   if until_ms ~= 0 then until_ms = until_ms - (changed - now) end
   changed = now
+end
+if not raw[1] then
+  if not refused then
+    -- Counted from now on, so that after a flush no process mistakes the new life's number for the one it remembers.
+    redis.call('SET', version, int(now), 'NX')
+    redis.call('HSET', circuit, 'state', state, 'epoch', int(epoch), 'until', int(until_ms), 'changed', int(changed))
+    redis.call('HSET', index, name, row())
+    if revived then tell() end
+  end
+elseif set_back then
   redis.call('DEL', permits) -- nobody knows when they would have ended
   redis.call('HSET', circuit, 'until', int(until_ms), 'changed', int(changed))
   redis.call('HSET', index, name, row())
+elseif op ~= 'record' or ARGV[10] == '1' or tonumber(ARGV[6]) ~= epoch then
+  redis.call('HSETNX', index, name, row()) -- the index may have been evicted alone; successes do without this
 end
 
 if op == 'order' then
   local action, ttl, reason = ARGV[7], tonumber(ARGV[8]), ARGV[9]
-  local granted = (ARGV[6] == '' or tonumber(ARGV[6]) == epoch) and 1 or 0
-  if granted == 1 then
+  local granted = refused and 0 or 1
+  if not refused then
     if action == 'reset' then
       enter('closed', reason, 0, 0)
     elseif FORCES[action] then
@@ -125,7 +138,7 @@ if op == 'order' then
   end
   redis.call('XADD', audit, 'MAXLEN', '~', AUDIT_LENGTH, '*', 'action', action, 'circuit', name, 'actor', ARGV[10],
     'reason', ARGV[11], 'ttl_s', ttl > 0 and tostring(ttl / 1000) or '', 'epoch', int(epoch), 'state', state,
-    'done', granted == 1 and 'true' or 'false')
+    'done', refused and 'false' or 'true')
   return reply(granted)
 end
 

@@ -43,7 +43,7 @@ class Pair:
         before = self._begun()
         self.circuit, granted, transition = machine.admit(before, permit, lease_ms, self.policy, self.now)
         reply = next(self._stores).admit("a", self.policy, permit, lease_ms / 1000, now_ms=self.now)
-        self._compare(before, reply, granted, transition)
+        self._compare(before, reply, granted, transition, lists=True)
         return granted
 
     def record(self, outcome: Outcome, jitter: float = 0.0) -> None:
@@ -51,7 +51,8 @@ class Pair:
         self.circuit, transition = machine.record(before, outcome, self.policy, self.now, jitter)
         reply = next(self._stores).record("a", self.policy, outcome, jitter, now_ms=self.now)
         time_was_over = before.state in FORCED and 0 < before.until_ms <= self.now
-        self._compare(before, reply, self.circuit is not before and not time_was_over, transition)
+        lists = outcome.failure or outcome.epoch != before.epoch
+        self._compare(before, reply, self.circuit is not before and not time_was_over, transition, lists=lists)
 
     def fail(self, worker: str = "w1", times: int = 1, jitter: float = 0.0) -> None:
         for _ in range(times):
@@ -80,13 +81,27 @@ class Pair:
             self.circuit, transition = machine.obey(before, action, order.shown, ttl_ms or 0, self.now)
         reply = next(self._stores).order("a", self.policy, order, now_ms=self.now)
         self._ledger.ordered(order, ttl_ms or 0, self.circuit, done)
-        self._compare(before, reply, done, transition, order.shown)
+        self._compare(before, reply, done, transition, order.shown, lists=True)
 
     def stay_quiet_for_a_week(self) -> None:
-        """Redis forgets the circuit, unless it is forced; the index remembers its epoch, so it goes on from there."""
-        if self.circuit.state not in FORCED and self._ledger.began and not self._ledger.forgotten:
-            self._ledger.forget()
-            self.circuit, self._used_policy = Circuit(epoch=self.circuit.epoch + 1), ""
+        """Redis forgets the circuit, unless it is forced."""
+        if self.circuit.state not in FORCED:
+            self.evict_circuit()
+
+    def evict_circuit(self) -> None:
+        """The index remembers a forced state, and of any other one the epoch, so that it goes on from there."""
+        if not (self._ledger.there and self._ledger.listed):
+            return
+        self._ledger.forget()
+        now, self._used_policy = self.circuit, ""
+        self.circuit = Circuit(epoch=now.epoch + 1)
+        if now.state in FORCED:
+            self.circuit = Circuit(now.state, now.epoch, now.until_ms, now.changed_ms)
+
+    def evict_index(self) -> None:
+        """Nothing but the index: running processes know their circuits, the next one to start does not."""
+        if self._ledger.there:
+            self._ledger.forget_index()
 
     def _begun(self) -> Circuit:
         """The circuit before an operation, on today's clock: that alone is no answer, and no outcome that counts."""
@@ -94,8 +109,9 @@ class Pair:
         return self.circuit
 
     def _compare(
-        self, before: Circuit, reply: Reply, granted: bool, transition: Transition | None, order: str = ""
-    ) -> None:
+        self, before: Circuit, reply: Reply, granted: bool, transition: Transition | None, order: str = "",
+        *, lists: bool,
+    ) -> None:  # fmt: skip
         used = self._used_policy if order else numbers_of(self.policy)
         assert reply == Reply(
             granted=granted,
@@ -107,5 +123,6 @@ class Pair:
             former_policy=self._used_policy if used != self._used_policy else "",
         )
         self._used_policy = used
-        self._ledger.operated(before, self.circuit, transition.reason if transition else order, self.now)
+        if self._ledger.there or granted or not order:
+            self._ledger.operated(before, self.circuit, transition.reason if transition else order, self.now, lists)
         self._ledger.check(self.circuit, used, self.now)

@@ -1,4 +1,4 @@
-"""What happens to a circuit beside calls: the server's clock is set back.
+"""What happens to a circuit beside calls: the server's clock is set back, memory runs out, an order comes too late.
 
 Told step by step to both sides, `machine.py` and `circuit.lua`; `Pair` compares all that follows from each step.
 """
@@ -99,3 +99,79 @@ def test_who_only_looks_is_told_the_same_before_anybody_calls(redis_server: Redi
         assert store.index()["a"].remaining_ms == 60_000
         shown = snapshot_of(store.describe(["a"], now_ms)["a"], now_ms, QUICK)
     assert (shown["probe_in_s"], shown["changed_s_ago"]) == (60.0, 0.0)
+
+
+# -- Redis evicts a key (maxmemory-policy allkeys-*) -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ttl_ms", [None, 5_000])
+@pytest.mark.parametrize("action", list(FORCES))
+def test_what_an_operator_said_outlives_the_circuit_s_hash(pair: MakePair, action: Action, ttl_ms: int | None) -> None:
+    both = pair(QUICK)
+    both.order(action, ttl_ms)
+    epoch = both.circuit.epoch
+    both.evict_circuit()
+    both.now += 4_999
+    assert both.admit("p", 1_000) is (action is not Action.FORCE_OPEN)
+    assert (both.circuit.state, both.circuit.epoch) == (FORCES[action], epoch), "no process has to be told"
+    both.evict_circuit()
+    both.now += 1
+    both.admit("p", 1_000)
+    assert (both.circuit.state is FORCES[action]) is (ttl_ms is None)
+
+
+def test_a_circuit_that_was_evicted_while_it_was_open_starts_closed_under_a_new_epoch(pair: MakePair) -> None:
+    both = opened(pair)
+    epoch = both.circuit.epoch
+    both.evict_circuit()
+    assert both.admit("p", 1_000)
+    assert (both.circuit.state, both.circuit.epoch) == (State.CLOSED, epoch + 1)
+
+
+@pytest.mark.parametrize("how", ["an admission", "a failure", "an outcome of another epoch", "a refused order"])
+def test_an_index_that_was_evicted_is_written_anew_by_who_may_not_know_it(
+    pair: MakePair, redis_url: str, how: str
+) -> None:
+    both = pair(QUICK.model_copy(update={"consecutive_failures": 9}))
+    both.order(Action.METRICS_ONLY)
+    both.evict_index()
+    both.record(Outcome(both.circuit.epoch, "w1", 1))  # successes, the usual path, pay nothing for it
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert client.hgetall("parity:v1:circuits") == {}
+        if how == "an admission":
+            both.admit("p", 1_000)
+        elif how == "a failure":
+            both.fail()
+        elif how == "a refused order":
+            both.order(Action.RESET, epoch_off_by=1)
+        else:
+            both.record(Outcome(1, "w1", 1))
+        assert client.hget("parity:v1:circuits", "a") == f"metrics_only 2 0 {both.now}"
+
+
+def test_a_mangled_row_is_none(pair: MakePair, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as stranger:
+        both = pair(QUICK)
+        stranger.hset("parity:v1:circuits", "a", "not a row of ours")
+    both.fail()
+    assert (both.circuit.state, both.circuit.epoch) == (State.OPEN, 2)
+
+
+# -- an order for an epoch that is over --------------------------------------------------------------------------------
+
+
+def test_an_order_that_is_refused_creates_no_circuit(pair: MakePair, redis_url: str) -> None:
+    both = pair(QUICK)
+    for action in Action:
+        both.order(action, epoch_off_by=1)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert client.keys("*") == ["parity:v1:audit"], "it was said, so it is written down"
+    both.order(Action.FORCE_OPEN, epoch_off_by=0)
+    assert both.circuit.state is State.FORCED_OPEN
+
+
+def test_an_order_that_is_refused_does_not_bring_a_forgotten_circuit_back(pair: MakePair) -> None:
+    both = opened(pair)
+    both.stay_quiet_for_a_week()
+    both.order(Action.FORCE_OPEN, epoch_off_by=-1)
+    assert both.admit("p", 1_000)

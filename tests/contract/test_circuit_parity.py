@@ -72,6 +72,13 @@ class Twins(RuleBasedStateMachine):
         if really:
             self.pair.stay_quiet_for_a_week()
 
+    @rule(really=st.sampled_from([False, False, True]), circuit=st.booleans())
+    def memory_runs_out(self, really: bool, circuit: bool) -> None:
+        if really and circuit:
+            self.pair.evict_circuit()
+        elif really:
+            self.pair.evict_index()
+
     # -- calls -----------------------------------------------------------------------------------------------------
 
     @rule(

@@ -71,33 +71,46 @@ class Ledger:
         self._version: int | None = None
         self._orders = 0
         self._newest: list[dict[str, str]] = []
-        self.forgotten = False
+        self._index: dict[str, str] = {}
+        self._last: Circuit | None = None
+        self.there = False
+        """Whether Redis holds the circuit."""
 
     @property
-    def began(self) -> bool:
-        return self._version is not None
+    def listed(self) -> bool:
+        return bool(self._index)
 
     def close(self) -> None:
         self._subscription.close()
 
     def forget(self) -> None:
-        """The circuit's keys expire, as after a week; the next operation will find nothing."""
+        """The circuit's keys expire, as after a week, or are evicted; the next operation will find nothing."""
         self._client.delete(f"{self._prefix}:circuit:{self._name}", f"{self._prefix}:permits:{self._name}")
-        self.forgotten = True
+        self.there = False
 
-    def operated(self, before: Circuit, after: Circuit, reason: str, now_ms: int) -> None:
-        """An operation made `after` of `before`; `reason` is why, if the epoch rose."""
+    def forget_index(self) -> None:
+        """The index is evicted, and nothing else."""
+        self._client.delete(f"{self._prefix}:circuits")
+        self._index = {}
+
+    def operated(self, before: Circuit, after: Circuit, reason: str, now_ms: int, lists: bool) -> None:
+        """An operation made `after` of `before`; `reason` is why, if the epoch rose. `lists`: it minds the index."""
         if self._version is None:
             self._version = now_ms
-        if self.forgotten:
-            self.forgotten, self._reason = False, ""
-            self._version += 1
-            self._news.append(f"{self._name} closed {before.epoch} {NO_END}")
+        if not self.there:
+            self._reason = ""
+            if self.listed and before.state not in FORCED:
+                self._version += 1
+                self._news.append(f"{self._name} closed {before.epoch} {NO_END}")
         if after.epoch != before.epoch:
             self._reason = reason
             self._version += 1
             remaining_ms = max(0, after.until_ms - now_ms) if after.until_ms else NO_END
             self._news.append(f"{self._name} {after.state.value} {after.epoch} {remaining_ms}")
+        set_back = self._last is not None and self._last.changed_ms > now_ms
+        if self.listed or lists or not self.there or set_back or after.epoch != before.epoch:
+            self._index = {self._name: f"{after.state.value} {after.epoch} {after.until_ms} {after.changed_ms}"}
+        self.there, self._last = True, after
 
     def ordered(self, order: Order, ttl_ms: int, circuit: Circuit, done: bool) -> None:
         """An operator's word belongs into the audit, obeyed or not."""
@@ -120,15 +133,20 @@ class Ledger:
         pipe.keys("*").publish(self._channel, _SO_FAR)
         row, lives_ms, held, held_live_ms, index, version, orders, newest, keys, _ = pipe.execute()
 
-        assert asdict(Fields.read(row)) == asdict(Fields.of(circuit, self._reason, policy))
-        assert {name: int(expiry) for name, expiry in held} == dict(circuit.permits)
-        assert index == {self._name: f"{circuit.state.value} {circuit.epoch} {circuit.until_ms} {circuit.changed_ms}"}
-        assert int(version) == self._version
+        assert index == self._index
+        if not self.there:
+            assert (row, held) == ({}, []), "who was refused creates nothing"
+        else:
+            assert asdict(Fields.read(row)) == asdict(Fields.of(circuit, self._reason, policy))
+            assert {name: int(expiry) for name, expiry in held} == dict(circuit.permits)
+        assert (None if version is None else int(version)) == self._version
         assert self._heard() == self._news
         assert orders == self._orders
         assert [fields for _, fields in newest] == self._newest
 
-        if circuit.state in FORCED:
+        if not self.there:
+            assert lives_ms == -2
+        elif circuit.state in FORCED:
             assert lives_ms == -1, "a forced state is not forgotten for being quiet"
         else:
             lasts_ms = max(0, circuit.until_ms - now_ms)
