@@ -75,6 +75,10 @@ class Settings(BaseModel):
         description="Retries per second that a circuit may make however few its calls are.",
     )
     recovery_enabled: bool = Field(default=True, description="Pulse, and reclaiming what a dead worker held.")
+    transport_enabled: bool = Field(
+        default=False,
+        description="Owned delivery on Redis: a message is never in nobody's hands. New; off until every proof stands.",
+    )
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
     sentry_enabled: bool = Field(
         default=True,

@@ -13,7 +13,10 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state as worker_state
 
 from resilience import identity
-from resilience.delivery.broker import Broker, is_redis
+from resilience.delivery.broker import BROKER_ERRORS, Broker, is_redis
+from resilience.delivery.channel import redelivered
+from resilience.delivery.claims import Claims
+from resilience.delivery.held import Held, hold_as
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.plans import PlanError
 from resilience.recovery.failover import journey_of, level_in
@@ -23,6 +26,7 @@ from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
 from resilience.workers.running import RunningAttempt, packed
+from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -48,6 +52,7 @@ class WorkerLife:
         self._is_solo = False
         self._pulse: Pulse | None = None
         self._former: FormerConnection | None = None
+        self._held: Held | None = None
         self._loop = LoopStamp()
         core.on_connected.append(self._connected)
         celery_signals.celeryd_init.connect(self._begins, weak=False)
@@ -78,17 +83,30 @@ class WorkerLife:
     def _own_what_it_holds(self, owner: str) -> None:
         conf = self._core.app.conf
         # An explicit visibility_timeout or unacked key is the user's word; then their messages are theirs too.
-        mine = transport_options(self._core.settings.namespace, owner)
+        namespace = self._core.settings.namespace
+        mine = transport_options(namespace, owner)
+        if self._core.settings.transport_enabled:
+            self._held = Held(namespace, owner, _running_tags)
+            mine["celeriac_owner"] = hold_as(self._held)
         conf.broker_transport_options = {**mine, **(conf.broker_transport_options or {})}
 
     def _with_chores(self, pulse: Pulse, hostname: str) -> Pulse:
         core = self._core
         former = self._former = FormerConnection(core.settings.namespace, pulse.owner, _running_tags)
         pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
+        pulse.every_beat(lambda broker, _elapsed_s: self._tell_what_ended(broker))
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
         pulse.every_beat(self._release_parked)
         return pulse
+
+    def _tell_what_ended(self, broker: Broker) -> None:
+        """While the loop does no turns: a worker that is being stopped, or a solo one inside a task."""
+        if self._held is None or self._loop.age_s < 2 * STAMP_EVERY_S:
+            return
+        if self._held.blocks:
+            self._held.give_back_behind(redelivered)
+        Claims(broker).tell(self._held)
 
     def _running(self) -> str:
         """For the beat: the attempts that a pool slot has begun, and whether this worker is being stopped."""
@@ -125,6 +143,8 @@ class WorkerLife:
             return
         pool = consumer.pool
         self._is_solo = isinstance(pool, SoloPool)
+        if self._held is not None:
+            self._held.blocks = self._is_solo
         _stamp_turns(consumer, self._loop)
         self._pulse.start({
             "hostname": consumer.hostname,
@@ -149,8 +169,24 @@ class WorkerLife:
     def _ends(self, **_: Any) -> None:
         if self._is_worker:
             self._core.flush()
+            self._hand_back()
         if self._pulse is not None:
             self._pulse.stop()
+
+    def _hand_back(self) -> None:
+        """The last turn: the pool has stopped, so whatever is still held goes back."""
+        held = self._held
+        if held is None or not (len(held) or held.waits_to_be_told):
+            return
+        try:
+            broker = Broker(self._core.app)
+            try:
+                Claims(broker).tell(held)
+                Claims(broker).give_back(held)
+            finally:
+                broker.close()
+        except BROKER_ERRORS as error:
+            logger.warning("celeriac: what this worker held goes back by its lapsed pulse: %s", describe(error))
 
 
 def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 import kombu
 from kombu.transport import redis as kombu_redis
 
+from resilience.delivery.channel import OwnedChannel, OwnedSentinelChannel
+from resilience.delivery.poller import OwnedPoller
+
 
 class _KeepsAddress:
     """`client` is the connection whose address a channel asks for; once set it stays."""
@@ -32,9 +35,21 @@ class _KeepsAddress:
 class RedisTransport(_KeepsAddress, kombu_redis.Transport):
     """redis:// and rediss://."""
 
+    Channel = OwnedChannel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = OwnedPoller()
+
 
 class SentinelTransport(_KeepsAddress, kombu_redis.SentinelTransport):
     """sentinel://."""
+
+    Channel = OwnedSentinelChannel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = OwnedPoller()
 
 
 _REPAIRED = {kombu_redis.Transport: RedisTransport, kombu_redis.SentinelTransport: SentinelTransport}

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from resilience.delivery.broker import BROKER_ERRORS, Broker
+from resilience.delivery.claims import Claims
+from resilience.delivery.held import Held
 from resilience.delivery.unacked import Unacked
 from resilience.workers.registry import Registry
 from resilience.workers.running import RunningAttempt, unpacked
@@ -139,17 +141,25 @@ class Pulse:
                 )  # fmt: skip
                 reconnected, said = False, running
                 now = time.monotonic()
-                self._do_chores(broker, now - last, [*self._burials(suspects, registry, unacked), *self._chores])
+                burials = self._burials(suspects, registry, unacked, Claims(broker))
+                self._do_chores(broker, now - last, [*burials, *self._chores])
                 last = now
                 self._stopping.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
-            registry.remove(self.owner)
+            self._say_goodbye(registry, Claims(broker))
         finally:
             subscription.close()
 
-    def _burials(self, suspects: list[str], registry: Registry, unacked: Unacked) -> list[Chore]:
+    def _say_goodbye(self, registry: Registry, claims: Claims) -> None:
+        """Leave nothing behind; a worker that could not hand something back stays known, so that it is found dead."""
+        mine = Held(self._settings.namespace, self.owner)
+        if not claims.tags(mine):
+            claims.forget(mine)
+            registry.remove(self.owner)
+
+    def _burials(self, suspects: list[str], registry: Registry, unacked: Unacked, claims: Claims) -> list[Chore]:
         def burial(dead: str) -> Chore:
-            return lambda _broker, _elapsed_s: self._take_over(dead, registry, unacked)
+            return lambda _broker, _elapsed_s: self._take_over(dead, registry, unacked, claims)
 
         return [burial(suspect) for suspect in suspects]
 
@@ -166,13 +176,15 @@ class Pulse:
                 detail = logger.isEnabledFor(logging.DEBUG)
                 logger.warning("celeriac: upkeep failed, the pulse goes on: %s", describe(error), exc_info=detail)
 
-    def _take_over(self, dead: str, registry: Registry, unacked: Unacked) -> None:
+    def _take_over(self, dead: str, registry: Registry, unacked: Unacked, claims: Claims) -> None:
         running = registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s)
         if running is None:
             return
         # First: the next run of an attempt asks for its permit under the same id.
-        self._tell_of(dead, running, set(unacked.tags(dead)))
-        moved = unacked.give_back(dead)
+        estate = Held(self._settings.namespace, dead)
+        self._tell_of(dead, running, {*unacked.tags(dead), *claims.tags(estate)})
+        moved = unacked.give_back(dead) + claims.give_back(estate)
+        claims.forget(estate)
         registry.remove(dead)
         self._bus.publish(WorkerDied(dead, moved, self.owner))
 

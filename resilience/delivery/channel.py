@@ -1,0 +1,309 @@
+"""A Redis channel whose messages have an owner: taken and settled in one atomic step per turn of the worker's loop.
+
+Only the connection that a worker consumes with has an owner (transport option `celeriac_owner`); any other channel,
+of a publisher, of Flower, of a stock consumer in somebody's script, is kombu's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from queue import Empty
+from typing import Any
+
+import redis
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+
+from resilience import lua
+from resilience.delivery.held import Held, Settled, held_by
+from resilience.delivery.lines import Line, Wake
+from resilience.delivery.poller import OwnedPoller
+
+BATCH = 100
+"""Messages taken at once by a worker without a prefetch limit."""
+
+WAIT_S = 5
+"""How long the server lets a worker wait idly before it answers that there was nothing."""
+
+OVERDUE_S = 30
+"""A reply that is so late comes from a connection that is gone."""
+
+COUNTER, WAITED = "n", "w:"
+"""Fields of the claims that are no message: the last tag, and each source that the worker ever waited for."""
+
+_TURN = lua.source(__package__, "turn.lua")
+_GONE = (OSError, redis.RedisError)
+
+logger = logging.getLogger("celeriac")
+
+
+class OwnedQoS(virtual.QoS):
+    """Acknowledgements are noted here and told to the broker by the next turn."""
+
+    channel: Any
+
+    def ack(self, delivery_tag: str) -> None:
+        self.channel.held.ack(delivery_tag)
+        super().ack(delivery_tag)
+        self.channel.wake_if_elsewhere()
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if requeue:
+            self.channel.held.give_back(delivery_tag, redelivered)
+        else:
+            self.channel.held.ack(delivery_tag)
+        super().ack(delivery_tag)
+        self.channel.wake_if_elsewhere()
+
+    def restore_unacked(self) -> None:
+        """At the end of a channel, which then hands back what does not run."""
+        self._delivered.clear()
+        self._dirty.clear()
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """A claim is valid as long as its owner lives: no timeout makes it visible again."""
+
+
+_Base: Any = object  # a mix-in: what it stands before is kombu's, which has no types
+
+
+class OwnedTurns(_Base):
+    """What a channel with an owner does; mixed into kombu's plain and Sentinel channels."""
+
+    owned = False
+    held: Held
+    celeriac_owner = ""
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        """The first queue that is no fan-out makes this a channel with an owner, in a worker's main process."""
+        if not self.owned and self.celeriac_owner and queue not in self._fanout_queues:
+            held = held_by(self.celeriac_owner)
+            if held is not None:
+                self._own(held)
+        return super().basic_consume(queue, *args, **kwargs)
+
+    def _own(self, held: Held) -> None:
+        self.owned, self.held = True, held
+        self._qos = OwnedQoS(self, self.qos.prefetch_count)
+        self._claims = self._prefixed(held.claims_key)
+        self._main = Line(self, "TURN")
+        self._waits: dict[str, Line] = {}
+        self._wake = Wake()
+        self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
+        self._sha = ""
+        self._sent: tuple[Settled, list[str]] = (Settled(), [])
+        self._idle = self._moved = False
+        self._waited: set[str] = set()
+        self._thread = threading.get_ident()
+        if held.joined_by(self):
+            self._recover()
+
+    def _recover(self) -> None:
+        """What a former connection left: claims whose delivery never arrived, and what is held but not run, go back."""
+        held = self.held
+        fields = {name.decode() for name in self._main.ask("HKEYS", self._claims)}
+        known = {name for name in fields if name != COUNTER and not name.startswith(WAITED)}
+        self._waited = {name.removeprefix(WAITED) for name in fields if name.startswith(WAITED)}
+        self._moved = bool(self._waited)  # a message may have moved for a connection that was gone
+        held.give_back_idle(redelivered)
+        settled = held.settle()
+        for tag in sorted(known.difference(held.tags(), settled.acked, (tag for tag, _ in settled.returned)), key=int):
+            held.give_back_unknown(tag)
+
+    # -- a turn ------------------------------------------------------------------------------------------------
+
+    def turn(self, poller: OwnedPoller) -> None:
+        """Tell what ended and ask for what there is room for; or, when there was nothing, wait for it."""
+        self._thread = threading.get_ident()
+        poller.attach(self, self._wake)
+        self._drop_overdue()
+        if self._main.busy:
+            return
+        room = self._room()
+        if self._idle and not self.held.waits_to_be_told and not self._moved:
+            if room:
+                self._wait(poller)
+            return
+        if room or self._moved or self.held.waits_to_be_told:
+            self._send(room)
+            poller.attach(self, self._main)
+
+    def _send(self, room: int) -> None:
+        settled = self.held.settle()
+        queues = self._queue_cycle.consume(len(self.active_queues)) if room else []
+        sources = [self._prefixed(self._q_for_pri(queue, step)) for step in self.priority_steps for queue in queues]
+        waited = self._waited.union(self._waits) if self._moved else ()
+        waits = [(self._prefixed(self.held.wait_key(source)), source) for source in waited]
+        if not self._sha:
+            self._sha = self._main.ask("SCRIPT", "LOAD", _TURN)
+        self._sent = (settled, sources)
+        self._main.send(
+            "EVALSHA", self._sha, 1 + len(sources) + 2 * len(waits), self._claims, *sources,
+            *chain.from_iterable(waits), room, len(queues), len(sources), len(settled.acked), *settled.acked,
+            len(settled.returned), *chain.from_iterable(settled.returned),
+        )  # fmt: skip
+
+    def _on_turn(self) -> bool:
+        """The reply to a turn: deliver what was taken."""
+        taken = self._reply()
+        if not taken:
+            raise Empty
+        if self.held.blocks:
+            self._stop_waiting()  # nothing must arrive while the loop stands still
+        for tag, source, raw in taken:
+            if self.held.begin(tag):  # else it went back while the worker was inside the one before it
+                self._deliver(tag, source, raw)
+        return True
+
+    def _reply(self) -> list[tuple[str, str, bytes]]:
+        settled, sources = self._sent
+        try:
+            late, first, numbers, *messages = self._main.read()
+        except redis.exceptions.NoScriptError:
+            self._sha = ""  # somebody flushed the scripts: the next turn loads it again
+            return []
+        self.held.told(settled)
+        self.held.late += late
+        self._moved = False
+        if sources:
+            self._idle = not messages
+        found = zip((sources[int(number) - 1] for number in numbers.split()), messages, strict=True)
+        taken = [(str(tag), source, raw) for tag, (source, raw) in enumerate(found, start=int(first or 0))]
+        for tag, _, raw in taken:
+            self.held.take(tag, raw)
+        return taken
+
+    def _deliver(self, tag: str, source: str, raw: bytes) -> None:
+        queue = source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
+        self._queue_cycle.rotate(queue)
+        payload = loads(bytes_to_str(raw))
+        payload["properties"]["delivery_tag"] = tag
+        self.connection._deliver(payload, queue)  # noqa: SLF001  what kombu's own channels call
+
+    def _room(self) -> int:
+        if not self.active_queues or not self.qos.can_consume():
+            return 0
+        room = self.qos.can_consume_max_estimate()
+        if "can_consume" in vars(self.qos):
+            return 1  # Celery's worker_disable_prefetch: it wants to be asked before every message
+        return BATCH if room is None else min(int(room), BATCH)
+
+    # -- idle --------------------------------------------------------------------------------------------------
+
+    def _wait(self, poller: OwnedPoller) -> None:
+        """Have the server move the next message of each source to a list of ours, and tell."""
+        for queue in self.active_queues:
+            for step in self.priority_steps:
+                source = self._prefixed(self._q_for_pri(queue, step))
+                line = self._waits.get(source)
+                if line is None:
+                    line = self._waits[source] = Line(self, f"WAIT:{source}")
+                    self.handlers[line.kind] = lambda source=source: self._on_wait(source)
+                    line.ask("HSET", self._claims, f"{WAITED}{source}", 1)  # whoever buries this worker looks there
+                if not line.busy:
+                    if not line.client_id:
+                        line.client_id = int(line.ask("CLIENT", "ID"))
+                    line.send("BLMOVE", source, self._prefixed(self.held.wait_key(source)), "RIGHT", "LEFT", WAIT_S)
+                    poller.attach(self, line)
+
+    def _on_wait(self, source: str) -> bool:
+        moved = self._waits[source].read() is not None
+        self._idle = False  # there is a message, or it is time to look whether there is one
+        self._moved = self._moved or moved
+        if not moved:
+            raise Empty
+        return True
+
+    def _stop_waiting(self) -> None:
+        """End all waits; what arrived in the last moment goes back to its source."""
+        waiting = [line for line in self._waits.values() if line.busy]
+        for line in waiting:
+            self._main.ask("CLIENT", "UNBLOCK", line.client_id)
+        arrived = [line.read() is not None for line in waiting]
+        if any(arrived) or self._moved:
+            self._moved = True
+            self._send(room=0)
+            self._reply()
+
+    def _drop_overdue(self) -> None:
+        """A half-open connection never becomes readable: notice by the clock that its reply will not come."""
+        for line in (self._main, *self._waits.values()):
+            if line.busy and time.monotonic() - line.sent_at > OVERDUE_S:
+                line.close()
+                raise redis.ConnectionError(f"no reply of the broker within {OVERDUE_S} s")
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give back what does not run, and tell what ended. A connection that broke leaves that to the next one."""
+        if self.owned and not self.closed:
+            try:
+                if self._main.busy:
+                    self._reply()
+                self._stop_waiting()
+                if self.held.left_by(self):
+                    self.held.give_back_idle(redelivered)
+                while self.held.waits_to_be_told:
+                    self._send(room=0)
+                    self._reply()
+            except _GONE as error:
+                logger.debug("celeriac: a broken connection left its last turn to the next one: %s", error)
+            self._let_go()
+        super().close()
+
+    def _let_go(self) -> None:
+        self.held.left_by(self)
+        for line in (self._main, *self._waits.values()):
+            line.close()
+        self._wake.close()
+
+    # -- other threads -----------------------------------------------------------------------------------------
+
+    def wake_if_elsewhere(self) -> None:
+        if threading.get_ident() != self._thread:
+            self._wake()
+
+    # -- clients -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """Kombu makes a client object for every command; one per connection pool does."""
+        if client is None and not self.owned:
+            client = self._create_client()
+        elif client is None:
+            client = self.__dict__.get("_one_client")
+            if client is None or client.connection_pool is not self.pool:
+                client = self._one_client = self._create_client()
+        yield client
+
+    def _prefixed(self, key: str) -> str:
+        return f"{self.global_keyprefix}{key}"
+
+
+class OwnedChannel(OwnedTurns, kombu_redis.Channel):
+    """redis:// and rediss://."""
+
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "celeriac_owner")
+
+
+class OwnedSentinelChannel(OwnedTurns, kombu_redis.SentinelChannel):
+    """sentinel://."""
+
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "celeriac_owner")
+
+
+def redelivered(raw: bytes) -> bytes:
+    """The message marked as delivered before, as stock workers mark it."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):  # not a message: it goes back as it is
+        payload = loads(bytes_to_str(raw))
+        payload.setdefault("headers", {})["redelivered"] = True
+        payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
+        return str(dumps(payload)).encode()
+    return raw

@@ -1,0 +1,186 @@
+"""The script of a worker's turn on a real Redis: a message is in a queue or in a claim, never in nobody's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from resilience import lua
+
+CLAIMS = "claims"
+
+
+class Turn:
+    """The script as a worker calls it."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self._script = client.register_script(lua.source("resilience.delivery", "turn.lua"))
+
+    def __call__(
+        self, sources: list[str] | None = None, room: int = 0, width: int = 1, acked: list[str] | None = None,
+        returned: list[tuple[str, str]] | None = None, waits: list[tuple[str, str]] | None = None,
+    ) -> tuple[int, list[tuple[str, str, str]]]:  # fmt: skip
+        """How many settlements came too late, and (tag, source, message) of what was taken."""
+        sources, acked, returned = sources or [], acked or [], returned or []
+        late, first, numbers, *messages = self._script(
+            keys=[CLAIMS, *sources, *chain.from_iterable(waits or [])],
+            args=[room, width, len(sources), len(acked), *acked, len(returned), *chain.from_iterable(returned)],
+        )
+        taken = zip(numbers.split(), messages, strict=True)
+        return late, [(str(int(first) + n), sources[int(at) - 1], text) for n, (at, text) in enumerate(taken)]
+
+    def claimed(self) -> set[str]:
+        return {name for name in self.client.hkeys(CLAIMS) if name.isdigit()}
+
+
+@pytest.fixture
+def turn(redis_url: str) -> Iterator[Turn]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield Turn(client)
+
+
+def put(turn: Turn, queue: str, *messages: str) -> None:
+    for message in messages:
+        turn.client.lpush(queue, message)
+
+
+def lies_in(turn: Turn, queue: str) -> list[str]:
+    """What a queue holds, the next one first."""
+    return list(reversed(turn.client.lrange(queue, 0, -1)))
+
+
+def test_it_takes_the_oldest_up_to_the_room_and_claims_what_it_takes(turn: Turn) -> None:
+    put(turn, "q", "a", "b", "c")
+    late, taken = turn(["q"], room=2)
+    assert late == 0
+    assert [(source, text) for _, source, text in taken] == [("q", "a"), ("q", "b")]
+    assert lies_in(turn, "q") == ["c"]
+    assert turn.claimed() == {tag for tag, _, _ in taken}
+
+
+def test_a_message_of_each_queue_in_turn_and_urgent_ones_first(turn: Turn) -> None:
+    put(turn, "a", "a1", "a2", "a3")
+    put(turn, "b", "b1")
+    put(turn, "a9", "urgent")
+    _, taken = turn(["a9", "b9", "a", "b"], room=4, width=2)
+    assert [text for _, _, text in taken] == ["urgent", "a1", "b1", "a2"]
+
+
+def test_an_acknowledged_message_is_gone_and_a_second_ack_is_late(turn: Turn) -> None:
+    put(turn, "q", "a")
+    _, [(tag, _, _)] = turn(["q"], room=1)
+    assert turn(acked=[tag]) == (0, [])
+    assert turn.claimed() == set()
+    assert turn(acked=[tag]) == (1, [])
+
+
+def test_returned_newest_first_they_lie_in_their_old_order_with_their_new_text(turn: Turn) -> None:
+    put(turn, "q", "a", "b", "c", "d")
+    _, taken = turn(["q"], room=3)
+    late, again = turn(returned=[(taken[2][0], ""), (taken[1][0], "B"), (taken[0][0], "")])
+    assert (late, again) == (0, [])
+    assert lies_in(turn, "q") == ["a", "B", "c", "d"]
+    assert turn.claimed() == set()
+
+
+def test_what_is_not_claimed_any_more_cannot_be_returned_twice(turn: Turn) -> None:
+    put(turn, "q", "a")
+    _, [(tag, _, _)] = turn(["q"], room=1)
+    turn(returned=[(tag, "")])
+    assert turn(returned=[(tag, "")]) == (1, [])
+    assert lies_in(turn, "q") == ["a"]
+
+
+def test_what_moved_while_it_waited_is_taken_first_or_goes_back(turn: Turn) -> None:
+    put(turn, "q", "a", "b")
+    turn.client.lmove("q", "wait:q", "RIGHT", "LEFT")
+    assert turn(waits=[("wait:q", "q")]) == (0, [])
+    assert lies_in(turn, "q") == ["a", "b"]
+    turn.client.lmove("q", "wait:q", "RIGHT", "LEFT")
+    _, taken = turn(["q"], room=1, waits=[("wait:q", "q")])
+    assert [text for _, _, text in taken] == ["a"]
+    assert turn.client.exists("wait:q") == 0
+
+
+def test_tags_of_a_hash_that_was_forgotten_never_come_again(turn: Turn) -> None:
+    put(turn, "q", "a", "b")
+    _, [(first, _, _)] = turn(["q"], room=1)
+    turn.client.delete(CLAIMS)
+    _, [(second, _, _)] = turn(["q"], room=1)
+    assert int(second) > int(first)
+
+
+def test_a_message_may_hold_anything(turn: Turn) -> None:
+    odd = ["", "\n", "3:abc", "a\0b", "ä" * 1000, "{}", "12:"]
+    for text in odd:
+        put(turn, "q:\n1:x", text)
+    _, taken = turn(["q:\n1:x"], room=10)
+    assert [text for _, _, text in taken] == odd
+    turn(returned=[(tag, "") for tag, _, _ in reversed(taken)])
+    assert lies_in(turn, "q:\n1:x") == odd
+
+
+def test_thousands_are_settled_in_one_turn(turn: Turn) -> None:
+    put(turn, "q", *(str(n) for n in range(2500)))
+    _, taken = turn(["q"], room=2500)
+    assert turn(acked=[tag for tag, _, _ in taken]) == (0, [])
+    assert turn.claimed() == set()
+
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from(["p9", "q9", "p", "q"]), st.integers(1, 3)),
+        st.tuples(st.just("take"), st.integers(0, 4)),
+        st.tuples(st.just("ack"), st.integers(0, 5)),
+        st.tuples(st.just("return"), st.integers(0, 5)),
+        st.tuples(st.just("wait"), st.sampled_from(["p9", "q9", "p", "q"])),
+        st.tuples(st.just("late"), st.integers(0, 5)),
+    ),
+    max_size=40,
+)
+_SOURCES = ["p9", "q9", "p", "q"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_STEPS)
+def test_whatever_happens_every_message_is_in_exactly_one_place(turn: Turn, steps: list[tuple[Any, ...]]) -> None:
+    turn.client.flushall()
+    sent: set[str] = set()
+    ended: set[str] = set()
+    mine: dict[str, str] = {}
+    waits = [(f"wait:{source}", source) for source in _SOURCES]
+    for step in steps:
+        match step:
+            case ("put", str(queue), int(count)):
+                for _ in range(count):
+                    put(turn, queue, f"m{len(sent)}")
+                    sent.add(f"m{len(sent)}")
+            case ("take", int(room)):
+                _, taken = turn(_SOURCES, room, 2, waits=waits)
+                assert len(taken) <= room
+                mine.update({tag: text for tag, _, text in taken})
+            case ("ack", int(count)):
+                tags = list(mine)[:count]
+                assert turn(acked=tags)[0] == 0
+                ended |= {mine.pop(tag) for tag in tags}
+            case ("return", int(count)):
+                tags = list(mine)[:count]
+                assert turn(returned=[(tag, "") for tag in tags])[0] == 0
+                for tag in tags:
+                    del mine[tag]
+            case ("wait", str(source)):
+                turn.client.lmove(source, f"wait:{source}", "RIGHT", "LEFT")
+            case ("late", int(count)):
+                assert turn(acked=[str(n) for n in range(count)])[0] == count
+        places = [
+            text for name in [*_SOURCES, *(wait for wait, _ in waits)] for text in turn.client.lrange(name, 0, -1)
+        ]
+        assert sorted([*places, *mine.values()]) == sorted(sent - ended)
+        assert turn.claimed() == set(mine)

@@ -1,0 +1,170 @@
+"""Workers on the owned transport: kills at any instant, cut connections, flushed scripts and stops lose nothing."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+import redis
+from celery import Celery
+
+from resilience.testing import WorkerProcess, until
+from tests.integration.conftest import StartWorkers
+
+
+@pytest.fixture(autouse=True)
+def _switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESILIENCE_TRANSPORT_ENABLED", "true")
+
+
+def stock_app(url: str) -> Celery:
+    """A publisher that knows nothing of the middleware."""
+    return Celery("stock", broker=f"{url}/0", set_as_current=False)
+
+
+def send(app: Celery, first: int, count: int, task: str = "tasks.note", **options: object) -> None:
+    for number in range(first, first + count):
+        app.send_task(task, (number,), ignore_result=True, **options)
+
+
+def ran(book: redis.Redis) -> Counter[int]:
+    return Counter(int(number) for number in book.lrange("ran", 0, -1))
+
+
+def claimed(broker: redis.Redis) -> int:
+    return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())
+
+
+def test_a_message_that_an_idle_frozen_worker_got_runs_elsewhere(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    """The server moves it to the frozen worker, which waits for it; its death gives it back."""
+    (idle,) = workers({"name": "idle"})
+    until(lambda: broker.info("clients")["blocked_clients"] >= 1, what="it waits idly")
+    idle.kill(signal.SIGSTOP)
+    send(stock_app(shop_redis), 0, 1)
+    until(lambda: broker.llen("celery") == 0, what="the frozen worker has got it")
+    idle.kill()
+    workers({"name": "other"})
+    until(lambda: ran(book) == Counter({0: 1}), what="the task ran elsewhere")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("pool", "kills"), [("prefork", 5), ("threads", 3), ("solo", 3)])
+def test_kills_at_random_instants_lose_nothing(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers, pool: str, kills: int
+) -> None:
+    app, chance, sent = stock_app(shop_redis), random.Random(kills), 0
+    options = {"pool": pool, "concurrency": 1 if pool == "solo" else 2}
+    fleet = workers({"name": "a"}, {"name": "b"}, **options)
+    for kill in range(kills):
+        seen = len(ran(book))
+        send(app, sent, 400)
+        sent += 400
+        until(lambda seen=seen: len(ran(book)) > seen, what="somebody is at work")
+        time.sleep(chance.random() * 0.3)  # the random instant; whatever it meets must hold
+        victim = fleet.pop(0)
+        _kill(victim, chance, group=pool == "prefork" and kill % 2 == 1)
+        fleet += workers({"name": f"w{kill}"}, **options)
+    until(lambda: len(ran(book)) == sent, within_s=60, what="every task ran")
+    repeated = sum(ran(book).values()) - sent
+    assert repeated <= kills * 2, "only what was running when its worker was killed may run again"
+    until(lambda: claimed(broker) == 0, what="nothing is claimed any more")
+
+
+def _kill(victim: WorkerProcess, chance: random.Random, group: bool) -> None:
+    children = victim.children() if group else []
+    chance.shuffle(children)
+    for child in children:
+        child.kill()
+    victim.kill()
+
+
+def test_a_stopped_worker_gives_back_what_it_did_not_begin_in_order_and_leaves_nothing(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    (worker,) = workers({"name": "w"})
+    send(stock_app(shop_redis), 0, 10, task="tasks.hold")
+    until(lambda: book.llen("began") == 2 and claimed(broker) == 4, what="two run, two are held")
+    worker.ask_to_stop()
+    until(lambda: "Warm shutdown" in worker.log(), what="it is being stopped")
+    book.set("go", "1")
+    worker.stop()
+    first = ran(book)
+    assert broker.llen("celery") == 10 - len(first), "what did not run is back"
+    assert not broker.keys("*:claims:*")
+    workers({"name": "next"})
+    until(lambda: ran(book) == Counter(range(10)), what="the others ran on the next worker, each once")
+
+
+def test_connections_cut_under_load_lose_nothing_and_repeat_nothing_that_runs(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    workers({"name": "a"}, {"name": "b"})
+    app = stock_app(shop_redis)
+    send(app, 0, 1500)
+    for cut in range(1, 4):
+        until(lambda cut=cut: len(ran(book)) > 300 * cut, what="some ran")
+        cut_off(broker)
+    until(lambda: len(ran(book)) == 1500, within_s=60, what="every task ran")
+    assert sum(ran(book).values()) - 1500 <= 12, "at most what ran when its acknowledgement was cut off"
+
+
+def cut_off(broker: redis.Redis) -> None:
+    """Cut every connection to the broker's database; the tasks' own book lies in another one."""
+    mine = broker.client_id()
+    for client in broker.client_list(_type="normal"):
+        if client["db"] == "0" and int(client["id"]) != mine:
+            broker.client_kill_filter(_id=client["id"])
+
+
+def test_flushed_scripts_are_loaded_again(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    workers({"name": "a"})
+    app = stock_app(shop_redis)
+    for first in range(0, 300, 100):
+        send(app, first, 100)
+        broker.script_flush()
+    until(lambda: ran(book) == Counter(range(300)), what="each ran once")
+
+
+def test_urgent_messages_go_first_and_every_queue_gets_its_turn(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    app = stock_app(shop_redis)
+    send(app, 0, 20, priority=6)  # on Redis 0 is the most urgent
+    send(app, 100, 20, queue="other", priority=6)
+    send(app, 200, 5, priority=0)
+    workers({"name": "a", "queues": "celery,other"}, pool="solo", concurrency=1)
+    until(lambda: len(ran(book)) == 45, what="all ran")
+    order = [int(number) for number in book.lrange("ran", 0, -1)]
+    assert order[:5] == list(range(200, 205))
+    assert max(order.index(first) for first in (0, 100)) < 10, "neither queue waits for the other to be empty"
+    assert [number for number in order if number < 20] == list(range(20)), "each queue keeps its order"
+
+
+def test_a_stock_worker_and_one_of_ours_share_a_queue(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    workers({"name": "ours"}, {"name": "stock", "env": {"RESILIENCE_TRANSPORT_ENABLED": "false"}})
+    send(stock_app(shop_redis), 0, 400)
+    until(lambda: ran(book) == Counter(range(400)), what="each ran once")
+
+
+def test_an_idle_worker_sends_a_command_or_two_a_second(
+    shop_redis: str, broker: redis.Redis, workers: StartWorkers
+) -> None:
+    workers({"name": "idle"})
+    until(lambda: broker.info("clients")["blocked_clients"] >= 1, what="it waits idly")
+
+    def turns() -> int:
+        stats = broker.info("commandstats")
+        return int(stats.get("cmdstat_blmove", {}).get("calls", 0))
+
+    before, began = turns(), time.monotonic()
+    until(lambda: time.monotonic() - began > 3, what="three seconds of idleness")
+    assert turns() - before <= 3 * 12, "each of its lists is waited for once in five seconds"
