@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakMethod
 
 import pytest
 
@@ -77,6 +78,17 @@ def timed(call: Callable[[], object]) -> float:
     began = time.monotonic()
     call()
     return time.monotonic() - began
+
+
+class Turns:
+    """Counts the turns of the watcher's thread, which looks at the store twice a second."""
+
+    def __init__(self, breakers: Breakers) -> None:
+        self.seen = 0
+        breakers._watcher.turns.append(WeakMethod(self._count))
+
+    def _count(self) -> None:
+        self.seen += 1
 
 
 @contextmanager

@@ -182,6 +182,19 @@ def test_what_arrives_late_at_an_open_circuit_costs_nothing(make: MakeBreakers, 
     assert used.round_trips == 0
 
 
+def test_what_arrives_late_after_the_circuit_moved_on_costs_nothing(make: MakeBreakers, redis_url: str) -> None:
+    breakers = make(policy=SHORT)
+    late = [breakers.admit("a") for _ in range(3)]
+    wait_for_probe(breakers)
+    breakers.admit("a")
+    breakers.reset("a", actor="ann", reason="it is well again")
+    with commands(redis_url) as used:
+        for permit, ending in zip(late, (None, TimeoutError(), KeyError()), strict=True):
+            permit.settle(ending)
+    assert used.round_trips == 0
+    assert breakers.snapshot("a")["calls"] == 0
+
+
 def test_during_the_ramp_an_admission_costs_nothing(make: MakeBreakers, redis_url: str) -> None:
     breakers = make(policy=RAMPING)
     wait_for_probe(breakers)

@@ -19,7 +19,7 @@ from resilience.breaker.permit import Permit
 from resilience.local.redis_server import RedisServer
 from resilience.testing import RecordingSink, until
 from signals.events import StoreAway, StoreBack
-from tests.integration.breaker_kit import BOUND_S, LONG, SHORT, MakeBreakers, fail, refused, timed
+from tests.integration.breaker_kit import BOUND_S, LONG, SHORT, MakeBreakers, Turns, fail, refused, timed
 
 RAMPING = SHORT.model_copy(update={"ramp_s": 60.0, "success_threshold": 1})
 POLICIES = {"half_open": SHORT, "ramping": RAMPING}
@@ -180,15 +180,14 @@ def test_a_redis_that_takes_no_writes_is_away_once_and_back_once(
     breakers, other = make(own_redis.url(), sink=sink), make(own_redis.url())
     bring_to("closed", breakers)
     other.admit("a").settle()
-    turns: list[int] = []
-    breakers._watcher.turns.append(lambda: turns.append(1))
+    turns = Turns(breakers)
 
     with configured(own_redis, *REFUSALS[refusal]):
         waits: list[float] = []
 
         def go_on() -> bool:
             waits.extend(waits_of_all_calls(breakers, None))
-            return len(turns) >= 4
+            return turns.seen >= 4
 
         until(go_on, what="the watcher had four chances to believe that the store is back")
         assert max(waits) < BOUND_S

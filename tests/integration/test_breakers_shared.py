@@ -14,7 +14,7 @@ import redis
 from resilience import BreakerPolicy, Breakers, CircuitOpenError
 from resilience.testing import RecordingSink, until
 from signals.events import CircuitChanged, Result
-from tests.integration.breaker_kit import SHORT, MakeBreakers, fail, process, refused, says
+from tests.integration.breaker_kit import SHORT, MakeBreakers, Turns, fail, process, refused, says
 
 
 def test_five_failures_of_one_process_close_the_way_for_another_within_a_second(
@@ -177,7 +177,6 @@ def test_a_slow_probe_keeps_its_permit_beyond_its_lease_while_its_process_lives(
 
 def test_a_slow_probe_takes_no_place_in_the_next_half_open(make: MakeBreakers) -> None:
     sink = RecordingSink()
-    turns: list[int] = []
     breakers, other = make(policy=SHORT, sink=sink), make(policy=SHORT, sink=sink)
     fail(breakers)
     until(lambda: breakers.may_pass("a"), within_s=2)
@@ -185,8 +184,8 @@ def test_a_slow_probe_takes_no_place_in_the_next_half_open(make: MakeBreakers) -
     until(lambda: other.may_pass("a") and not other.flows("a"), within_s=2)
     other.admit("a").settle(TimeoutError())
 
-    breakers._watcher.turns.append(lambda: turns.append(1))
-    until(lambda: len(turns) >= 4, what="the watcher that renews leases turned often enough to ask")
+    turns = Turns(breakers)
+    until(lambda: turns.seen >= 4, what="the watcher that renews leases turned often enough to ask")
 
     assert breakers.get_state("a") == "open", "nobody asked for a probe yet"
     slow.settle()
@@ -209,6 +208,17 @@ def test_a_lost_attempt_is_settled_by_its_id_and_once(make: MakeBreakers) -> Non
     assert breakers.get_state("a") == "open"
 
 
+def test_a_death_counts_for_the_worker_that_died_not_for_who_found_it(make: MakeBreakers) -> None:
+    """Where several workers feed a circuit, failures of one do not open it: so it matters whose they are."""
+    finder, other = make(), make()
+    other.record_success("a")
+    for _ in range(5):
+        finder.settle_lost("a", "", Result.FAILURE, worker="w1")
+    assert finder.get_state("a") == "closed"
+    finder.settle_lost("a", "", Result.FAILURE, worker="w2")
+    assert finder.get_state("a") == "open"
+
+
 # -- operators ------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +235,23 @@ def test_a_reset_closes_it_for_everybody_and_is_written_down(make: MakeBreakers)
     assert [(row["actor"], row["reason"], row["done"]) for row in breakers.audit()] == [
         ("ann", "vendor is back", "true"), ("ann", "too early", "false"),
     ]  # fmt: skip
+
+
+def test_an_order_needs_somebody_and_a_reason_and_tells_no_secret(make: MakeBreakers) -> None:
+    sink = RecordingSink()
+    breakers = make(sink=sink)
+    for actor, reason in (("", "why"), ("ann", " \n ")):
+        with pytest.raises(ValueError, match="force-open needs an actor and a reason"):
+            breakers.force_open("a", actor=actor, reason=reason)
+    assert breakers.audit() == []
+    breakers.force_open("a", actor="ann", reason="redis://:hunter2@db/0 is\nslow")
+    [row] = breakers.audit()
+    [event] = sink.of(CircuitChanged)
+    assert (row["actor"], event.actor) == ("ann", "ann")
+    for text in (row["reason"], event.reason, breakers.snapshot("a")["reason"]):
+        assert "hunter2" not in text
+        assert "\n" not in text
+        assert text.endswith(" is slow")
 
 
 def test_a_reset_of_a_closed_circuit_is_no_event(make: MakeBreakers) -> None:
