@@ -19,6 +19,7 @@ from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
 
 from resilience import explicit
+from resilience.breaker.calls import run_under
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import classify
@@ -87,6 +88,7 @@ class Runner:
         else:
             if attempt - 1 == journey.spent:  # its first on this level: it counts once however often it retries
                 self._core.budgets.called(circuit)
+            run_under(permit)
             with self._lock:
                 self._permits[request.id, attempt] = permit
 

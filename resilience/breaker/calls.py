@@ -20,6 +20,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 _entered: ContextVar[tuple[Permit, ...]] = ContextVar("celeriac_entered", default=())
 """Permits of the `with` blocks that this thread, greenlet or asyncio task is in, innermost last."""
 
+_task: ContextVar[Permit | None] = ContextVar("celeriac_task", default=None)
+"""The permit of the Celery task that runs here."""
+
+
+class _Nobody:
+    """Settles nothing: the call is part of a larger one, whose outcome is what counts."""
+
+    def settle(self, *_: object) -> None: ...
+
+    def settle_at_once(self, *_: object) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+def run_under(permit: Permit) -> None:
+    """A task begins to run under `permit`: calls through the same circuit inside it are part of it until it is settled.
+
+    Else they would count twice, and where one probe is let through the task would stand in the way of its own call.
+    """
+    _task.set(permit)
+
 
 class CircuitCalls:
     """One circuit, ready to be called through. May be kept, shared by threads and asyncio tasks, and nested.
@@ -39,7 +61,7 @@ class CircuitCalls:
         return self._find()
 
     def __enter__(self) -> Permit:
-        return self._enter(self._find().admit(self.name))
+        return self._enter(self._part_of_task() or self._find().admit(self.name))
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -47,7 +69,7 @@ class CircuitCalls:
         self._leave().settle(_ending(error))
 
     async def __aenter__(self) -> Permit:
-        return self._enter(await self._find().admit_async(self.name))
+        return self._enter(self._part_of_task() or await self._find().admit_async(self.name))
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -64,6 +86,13 @@ class CircuitCalls:
             )
         guard = self._guarded_async if _is(inspect.iscoroutinefunction, function) else self._guarded
         return cast("F", guard(function))
+
+    def _part_of_task(self) -> Permit | None:
+        """Inside a task that holds a permit of this very circuit: leave that nobody settles."""
+        task = _task.get()
+        if task is None or task.settled or task.name != self.name:
+            return None
+        return Permit(_NOBODY, self.name, task.epoch)
 
     def _enter(self, permit: Permit) -> Permit:
         self._inside[permit] = True
@@ -90,7 +119,7 @@ class CircuitCalls:
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def through_the_circuit(*args: Any, **kwargs: Any) -> Any:
-            permit = self._find().admit(self.name)
+            permit = self._part_of_task() or self._find().admit(self.name)
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
@@ -104,7 +133,7 @@ class CircuitCalls:
     def _guarded_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def through_the_circuit(*args: Any, **kwargs: Any) -> Any:
-            permit = await self._find().admit_async(self.name)
+            permit = self._part_of_task() or await self._find().admit_async(self.name)
             try:
                 result = await function(*args, **kwargs)
             except BaseException as error:
