@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
-from resilience.breaker.machine import Action, Outcome, State
+from resilience.breaker.machine import FORCED, Action, Outcome, State
 from resilience.breaker.policy import BreakerPolicy, whole_ms
 from resilience.shared_redis import SharedRedis
 
@@ -156,15 +156,18 @@ class CircuitStore:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def describe(self, names: list[str], now_ms: int) -> dict[str, dict[str, str]]:
-        """The raw fields of the named circuits; permits that have not expired at `now_ms` are counted as `held`."""
+        """The raw fields of the named circuits; permits that have not expired at `now_ms` are counted as `held`.
+
+        Of a forced circuit that was evicted, what the index says: an operator's word counts on.
+        """
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(self._key(name))
             pipe.zcount(self._permits(name), f"({now_ms}", "+inf")
+            pipe.hget(self._index, name)
         rows = pipe.execute()
-        return {
-            name: {**rows[2 * i], "held": str(rows[2 * i + 1])} for i, name in enumerate(names) if rows[2 * i]
-        }  # fmt: skip
+        known = ((name, rows[3 * i] or _forced(rows[3 * i + 2]), rows[3 * i + 1]) for i, name in enumerate(names))
+        return {name: {**fields, "held": str(held)} for name, fields, held in known if fields}
 
     def server_time_ms(self) -> int:
         seconds, micros = self._client.time()
@@ -248,6 +251,12 @@ def _entry(text: str, now_ms: int) -> IndexEntry | None:
     except ValueError:
         _say_once(f"row {text!r} of the circuits' index is not understood")
         return None
+
+
+def _forced(row: str | None) -> dict[str, str]:
+    """The fields that a row of the index tells of a circuit that is forced; nothing of another one."""
+    fields = dict(zip(("state", "epoch", "until", "changed"), (row or "").split(" "), strict=False))
+    return fields if fields["state"] in {state.value for state in FORCED} else {}
 
 
 def _state(text: str) -> State:

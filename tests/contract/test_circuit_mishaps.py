@@ -120,6 +120,18 @@ def test_what_an_operator_said_outlives_the_circuit_s_hash(pair: MakePair, actio
     assert (both.circuit.state is FORCES[action]) is (ttl_ms is None)
 
 
+def test_an_operator_sees_a_forced_circuit_whose_hash_was_evicted(pair: MakePair, redis_url: str) -> None:
+    both = pair(QUICK)
+    both.order(Action.DISABLE, ttl_ms=5_000)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.hset("parity:v1:circuits", mapping={"b": "open 3 0 0", "c": "nonsense"})
+        both.evict_circuit()
+        rows = CircuitStore(SharedRedis(client, "parity")).describe(["a", "b", "c", "d"], both.now)
+    assert list(rows) == ["a"], "the others are closed, as far as anybody knows"
+    shown = snapshot_of(rows["a"], both.now, QUICK)
+    assert (shown["state"], shown["epoch"], shown["forced_for_s"]) == ("disabled", 2, 5.0)
+
+
 def test_a_circuit_that_was_evicted_while_it_was_open_starts_closed_under_a_new_epoch(pair: MakePair) -> None:
     both = opened(pair)
     epoch = both.circuit.epoch
