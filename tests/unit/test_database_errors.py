@@ -169,6 +169,8 @@ def _by_django(cause: BaseException | None, name: str, *args: Any) -> Exception:
 def test_django_hands_on_what_the_driver_said() -> None:
     shutdown = _raised("psycopg", "OperationalError", "terminating", sqlstate="57P01")
     assert category(_by_django(shutdown, "OperationalError", "terminating")) is C.CONNECTION
+    late = _raised("psycopg", "OperationalError", "canceling statement", sqlstate="57014")
+    assert category(_by_django(late, "OperationalError", "connection refused")) is C.TIMEOUT, "the driver's code first"
     refused = _raised("psycopg", "IntegrityError", _UNIQUE, sqlstate="23505")
     assert category(_by_django(refused, "IntegrityError", _UNIQUE)) is C.PYTHON
 
