@@ -47,6 +47,25 @@ def test_without_redis_no_call_raises_or_waits_long_and_it_is_said_once(
     until(lambda: refused(other) and refused(breakers), within_s=2)
 
 
+def test_a_second_outage_begins_with_what_was_believed_last_not_where_the_first_ended(
+    make: MakeBreakers, own_redis: RedisServer
+) -> None:
+    sink = RecordingSink()
+    breakers = make(own_redis.url(), sink=sink)
+    breakers.record_success("a")
+    own_redis.freeze()
+    fail(breakers, 6)
+    assert refused(breakers), "this process's own breaker opened"
+    own_redis.thaw()
+    until(lambda: sink.of(StoreBack) and not refused(breakers), within_s=5)
+
+    own_redis.freeze()
+    until(lambda: len(sink.of(StoreAway)) == 2, within_s=5)
+    breakers.record_failure("a")
+    assert not refused(breakers), "one failure in the new outage, and the five of the old one are long past"
+    own_redis.thaw()
+
+
 def test_threads_do_not_queue_up_behind_a_frozen_redis(make: MakeBreakers, own_redis: RedisServer) -> None:
     breakers = make(own_redis.url())
     breakers.record_success("a")
