@@ -120,8 +120,8 @@ elseif set_back then
   redis.call('DEL', permits) -- nobody knows when they would have ended
   redis.call('HSET', circuit, 'until', int(until_ms), 'changed', int(changed))
   redis.call('HSET', index, name, row())
-elseif op ~= 'record' or ARGV[10] == '1' or tonumber(ARGV[6]) ~= epoch then
-  redis.call('HSETNX', index, name, row()) -- the index may have been evicted alone; successes do without this
+elseif op ~= 'record' or tonumber(ARGV[6]) ~= epoch then
+  redis.call('HSETNX', index, name, row()) -- the index may have been evicted alone; the usual outcome does without this
 end
 
 if op == 'order' then

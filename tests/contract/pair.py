@@ -51,7 +51,7 @@ class Pair:
         self.circuit, transition = machine.record(before, outcome, self.policy, self.now, jitter)
         reply = next(self._stores).record("a", self.policy, outcome, jitter, now_ms=self.now)
         time_was_over = before.state in FORCED and 0 < before.until_ms <= self.now
-        lists = outcome.failure or outcome.epoch != before.epoch
+        lists = outcome.epoch != before.epoch
         self._compare(before, reply, self.circuit is not before and not time_was_over, transition, lists=lists)
 
     def fail(self, worker: str = "w1", times: int = 1, jitter: float = 0.0) -> None:

@@ -140,20 +140,18 @@ def test_a_circuit_that_was_evicted_while_it_was_open_starts_closed_under_a_new_
     assert (both.circuit.state, both.circuit.epoch) == (State.CLOSED, epoch + 1)
 
 
-@pytest.mark.parametrize("how", ["an admission", "a failure", "an outcome of another epoch", "a refused order"])
+@pytest.mark.parametrize("how", ["an admission", "an outcome of another epoch", "a refused order"])
 def test_an_index_that_was_evicted_is_written_anew_by_who_may_not_know_it(
     pair: MakePair, redis_url: str, how: str
 ) -> None:
-    both = pair(QUICK.model_copy(update={"consecutive_failures": 9}))
+    both = pair(QUICK)
     both.order(Action.METRICS_ONLY)
     both.evict_index()
-    both.record(Outcome(both.circuit.epoch, "w1", 1))  # successes, the usual path, pay nothing for it
+    both.record(Outcome(both.circuit.epoch, "w1", 1, failure=True))  # the usual path pays nothing for it
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert client.hgetall("parity:v1:circuits") == {}
         if how == "an admission":
             both.admit("p", 1_000)
-        elif how == "a failure":
-            both.fail()
         elif how == "a refused order":
             both.order(Action.RESET, epoch_off_by=1)
         else:
