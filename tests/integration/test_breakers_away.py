@@ -7,10 +7,19 @@ import threading
 import pytest
 import redis
 
+from resilience import Breakers, CircuitOpenError
+from resilience.breaker.permit import Permit
 from resilience.local.redis_server import RedisServer
 from resilience.testing import RecordingSink, until
-from signals.events import StoreAway, StoreBack
-from tests.integration.breaker_kit import BOUND_S, MakeBreakers, fail, refused, timed
+from signals.events import Result, StoreAway, StoreBack
+from tests.integration.breaker_kit import BOUND_S, SHORT, MakeBreakers, fail, refused, timed
+
+
+def admitted(breakers: Breakers) -> Permit | None:
+    try:
+        return breakers.admit("a")
+    except CircuitOpenError:
+        return None
 
 
 @pytest.mark.parametrize("how", ["freeze", "kill"])
@@ -64,6 +73,41 @@ def test_a_second_outage_begins_with_what_was_believed_last_not_where_the_first_
     breakers.record_failure("a")
     assert not refused(breakers), "one failure in the new outage, and the five of the old one are long past"
     own_redis.thaw()
+
+
+def test_an_outage_in_half_open_lets_each_process_probe_no_more_than_the_fleet_would(
+    make: MakeBreakers, own_redis: RedisServer
+) -> None:
+    breakers = make(own_redis.url(), policy=SHORT)
+    fail(breakers)
+    until(lambda: breakers.may_pass("a"), within_s=2)
+    breakers.admit("a").settle(Result.NOTHING)
+    own_redis.freeze()
+    permits = [permit for _ in range(20) if (permit := admitted(breakers)) is not None]
+    assert len(permits) == SHORT.half_open_permits
+    permits[0].settle(TimeoutError())
+    assert refused(breakers), "its own probe failed"
+    until(lambda: not refused(breakers), within_s=2, what="it probes again by itself when its open time is over")
+    own_redis.thaw()
+
+
+def test_what_the_store_says_after_an_outage_wins_over_an_epoch_that_was_counted_alone(
+    make: MakeBreakers, own_redis: RedisServer
+) -> None:
+    """One process alone cannot write and opens under the very epoch under which the others have a closed circuit."""
+    sink, others = RecordingSink(), make(own_redis.url())
+    with redis.Redis.from_url(own_redis.url()) as operator:
+        operator.execute_command("ACL", "SETUSER", "one", "on", ">secret", "~*", "&*", "+@all")
+        one = make(own_redis.url().replace("//", "//one:secret@"), sink=sink)
+        one.record_success("a")
+        operator.execute_command("ACL", "SETUSER", "one", "-evalsha", "-eval")
+        fail(one, 6)
+        assert refused(one)
+        others.reset("a", actor="ann", reason="a fresh start")
+        assert (others.snapshot("a")["state"], others.snapshot("a")["epoch"]) == ("closed", 2)
+        operator.execute_command("ACL", "SETUSER", "one", "+evalsha", "+eval")
+    until(lambda: sink.of(StoreBack), within_s=5)
+    until(lambda: not refused(one), within_s=2)
 
 
 def test_threads_do_not_queue_up_behind_a_frozen_redis(make: MakeBreakers, own_redis: RedisServer) -> None:

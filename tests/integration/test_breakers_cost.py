@@ -195,6 +195,17 @@ def test_what_arrives_late_after_the_circuit_moved_on_costs_nothing(make: MakeBr
     assert breakers.snapshot("a")["calls"] == 0
 
 
+def test_a_late_success_does_not_join_those_of_a_newer_epoch(make: MakeBreakers) -> None:
+    breakers = make()
+    late = [breakers.admit("a") for _ in range(3)]
+    breakers.reset("a", actor="ann", reason="a fresh start")
+    for permit in late:
+        breakers.record_success("a")
+        permit.settle()
+    breakers.flush()
+    assert breakers.snapshot("a")["calls"] == 3, "the three that began after the reset"
+
+
 def test_during_the_ramp_an_admission_costs_nothing(make: MakeBreakers, redis_url: str) -> None:
     breakers = make(policy=RAMPING)
     wait_for_probe(breakers)

@@ -277,3 +277,20 @@ def test_a_snapshot_forgets_with_the_window_and_counts_living_probes(make: MakeB
     until(lambda: breakers.snapshot("a")["probes"] == 0, within_s=2)
     assert breakers.snapshot("never-used") == {}
     assert set(breakers.snapshots()) == {"a", "b"}
+
+
+def test_a_snapshot_tells_how_long_a_state_lasts_by_what_ends_it(make: MakeBreakers) -> None:
+    breakers = make()
+
+    def times() -> list[float | None]:
+        shown = breakers.snapshot("a")
+        return [shown["probe_in_s"], shown["ramp_s"], shown["forced_for_s"]]
+
+    breakers.record_success("a")
+    assert times() == [0.0, 0.0, None]
+    fail(breakers)
+    assert times() == pytest.approx([60.0, 0.0, None], abs=2)
+    breakers.force_open("a", actor="ann", reason="maintenance", ttl_s=600)
+    assert times() == pytest.approx([0.0, 0.0, 600.0], abs=2)
+    breakers.metrics_only("a", actor="ann", reason="trial")
+    assert times() == [0.0, 0.0, None]
