@@ -14,12 +14,23 @@ from resilience.breaker import machine
 from resilience.breaker.machine import FORCED, Action, Circuit, Outcome, Transition
 from resilience.breaker.policy import BreakerPolicy
 from resilience.breaker.store import NO_END, CircuitStore, Order, Reply, numbers_of
+from resilience.breaker.window import Tally
 from resilience.shared_redis import SharedRedis
 from tests.contract.written import Ledger
 
 CLIENTS = 3
 
 MakePair = Callable[..., "Pair"]
+
+PATIENT = BreakerPolicy(consecutive_failures=10_000, minimum_calls=1_000_000, window_s=12, slow_call_s=1.0)
+"""Its buckets are a second wide, and it never opens."""
+
+KINDS = {
+    "failure": Outcome(1, "w1", failure=True),
+    "limited": Outcome(1, "w1", failure=True, limited=True),
+    "slow": Outcome(1, "w1", 1, slow=1),
+    "slow failure": Outcome(1, "w1", failure=True, slow_failure=True),
+}
 
 
 class Pair:
@@ -38,6 +49,11 @@ class Pair:
         self._ledger.close()
         for client in self._clients:
             client.close()
+
+    @property
+    def total(self) -> Tally:
+        """The calls in the window."""
+        return machine.tally(self.circuit, self.policy)
 
     def admit(self, permit: str, lease_ms: int) -> bool:
         before = self._begun()

@@ -10,29 +10,21 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from resilience.breaker import machine
 from resilience.breaker.machine import FORCES, Action, Circuit, Outcome, State
 from resilience.breaker.policy import BreakerPolicy
 from resilience.breaker.store import CircuitStore, Order
-from resilience.breaker.window import BUCKETS, Tally
 from resilience.local.redis_server import RedisServer
 from resilience.shared_redis import SharedRedis
-from tests.contract.pair import MakePair, Pair
+from tests.contract.pair import KINDS, PATIENT, MakePair, Pair
 
 NOW = 1_700_000_000_000
 QUICK = BreakerPolicy(
     consecutive_failures=1, open_s=1, open_max_s=604_800, jitter=0.5, half_open_permits=2, success_threshold=2, ramp_s=3
 )
-PATIENT = BreakerPolicy(consecutive_failures=10_000, minimum_calls=1_000_000, window_s=12, slow_call_s=1.0)
-"""Its buckets are a second wide, and it never opens."""
 
 
 def state_of(pair: Pair) -> State:
     return pair.circuit.state
-
-
-def total(pair: Pair) -> Tally:
-    return machine.tally(pair.circuit, pair.policy)
 
 
 # -- open and ramp -------------------------------------------------------------------------------------------------
@@ -116,13 +108,6 @@ def test_a_slow_probe_counts_by_the_policy(pair: MakePair, slow_call_s: float | 
 
 # -- thresholds that are reached, not passed -----------------------------------------------------------------------
 
-KINDS = {
-    "failure": Outcome(1, "w1", failure=True),
-    "limited": Outcome(1, "w1", failure=True, limited=True),
-    "slow": Outcome(1, "w1", 1, slow=1),
-    "slow failure": Outcome(1, "w1", failure=True, slow_failure=True),
-}
-
 
 @pytest.mark.parametrize("window_calls", [None, 20])
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,7 +178,7 @@ def test_in_a_forced_state_nothing_opens_or_closes_it(pair: MakePair, action: Ac
     both.fail("w2", 3)
     both.be_limited("w1", 30)
     assert state_of(both) is FORCES[action]
-    assert total(both).calls == (36 if action is Action.METRICS_ONLY else 0)
+    assert both.total.calls == (36 if action is Action.METRICS_ONLY else 0)
 
 
 def test_an_order_for_another_epoch_is_written_down_and_changes_nothing(pair: MakePair) -> None:
@@ -207,74 +192,7 @@ def test_an_order_for_another_epoch_is_written_down_and_changes_nothing(pair: Ma
     assert state_of(both) is State.CLOSED
 
 
-# -- the window ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("start_ms", [0, NOW])
-def test_a_bucket_is_forgotten_when_the_window_has_passed_and_not_before(
-    pair: MakePair, kind: str, start_ms: int
-) -> None:
-    both = pair(PATIENT, start_ms)
-    for _ in range(BUCKETS):
-        both.record(KINDS[kind])
-        both.now += 1_000
-    assert total(both).calls == BUCKETS
-    for left in range(BUCKETS, 0, -1):
-        both.record(Outcome(1, "w1"))
-        assert total(both).calls == left - 1
-        both.now += 1_000
-
-
-@pytest.mark.parametrize("steps", [2, 3, 11, 12, 13, 24, 1_000_000])
-def test_time_that_leaps_forgets_what_it_leapt_over(pair: MakePair, steps: int) -> None:
-    both = pair(PATIENT)
-    for _ in range(BUCKETS):
-        both.record(Outcome(1, "w1", 7, failure=True, slow=2, slow_failure=True))
-        both.now += 1_000
-    both.now += (steps - 1) * 1_000
-    both.record(Outcome(1, "w1", 1))
-    assert total(both).failures == max(0, BUCKETS - steps)
-
-
-@pytest.mark.parametrize(("back", "kept"), [(1, True), (11, True), (12, True), (13, False)])
-def test_time_that_goes_back_a_little_keeps_the_window_and_a_lot_starts_it_anew(
-    pair: MakePair, back: int, kept: bool
-) -> None:
-    both = pair(PATIENT)
-    both.record(Outcome(1, "w1", 5))
-    both.now -= back * 1_000
-    both.record(Outcome(1, "w1", 1))
-    assert total(both).successes == (6 if kept else 1)
-
-
-@pytest.mark.parametrize("window_s", [0.1, 0.103, 7.001, 86_400])
-def test_windows_of_any_length_have_buckets_of_the_same_numbers(pair: MakePair, window_s: float) -> None:
-    both = pair(PATIENT.model_copy(update={"window_s": window_s}))
-    for step in (0, 7, 8, 9, 10, 500, 83_000, 7_200_000):
-        both.now += step
-        both.record(Outcome(1, "w1", 3, failure=True))
-
-
-@pytest.mark.parametrize("window_s", [0.1, 6, 11.999, 12.5, 24, 300, 86_400])
-def test_callers_with_two_windows_in_turns_count_together(pair: MakePair, window_s: float) -> None:
-    both = pair(PATIENT)
-    other = PATIENT.model_copy(update={"window_s": window_s})
-    for step in (0, 1, 999, 1, 3_000, 11_000, 400, 20_000, 7, -1, -2_000, 500_000, 3_000, 90_000_000, 1, -600_000, 0):
-        both.now += step
-        for both.policy in (PATIENT, other, other, PATIENT):
-            both.record(Outcome(1, "w1", 3, failure=True, slow=1))
-        assert total(both).calls >= 16
-
-
-def test_another_kind_of_window_starts_anew_and_leaves_nothing_behind(pair: MakePair) -> None:
-    both = pair(PATIENT)
-    counted = PATIENT.model_copy(update={"window_calls": 5, "minimum_calls": 5})
-    for policy in (PATIENT, counted, counted, PATIENT):
-        both.policy = policy
-        both.record(Outcome(1, "w1", 4, failure=True, slow=2))
-        assert total(both).calls == 5
-    assert both.circuit.calls == ""
+# -- memory and clock -----------------------------------------------------------------------------------------------
 
 
 def test_a_circuit_that_was_forgotten_goes_on_from_its_epoch(pair: MakePair) -> None:
@@ -283,9 +201,6 @@ def test_a_circuit_that_was_forgotten_goes_on_from_its_epoch(pair: MakePair) -> 
     both.stay_quiet_for_a_week()
     assert both.admit("p", 1_000)
     assert both.circuit == Circuit(epoch=3)
-
-
-# -- the clock -----------------------------------------------------------------------------------------------------
 
 
 def test_without_a_time_of_the_caller_the_server_s_clock_counts(redis_server: RedisServer, redis_url: str) -> None:

@@ -127,10 +127,16 @@ class Ledger:
         """Raises AssertionError for anything that is not as the model has it."""
         key, permits = f"{self._prefix}:circuit:{self._name}", f"{self._prefix}:permits:{self._name}"
         pipe = self._client.pipeline(transaction=False)
-        pipe.hgetall(key).pttl(key).zrange(permits, 0, -1, withscores=True).pttl(permits)
-        pipe.hgetall(f"{self._prefix}:circuits").get(f"{self._prefix}:circuits:version")
-        pipe.xlen(f"{self._prefix}:audit").xrevrange(f"{self._prefix}:audit", count=1)
-        pipe.keys("*").publish(self._channel, _SO_FAR)
+        pipe.hgetall(key)
+        pipe.pttl(key)
+        pipe.zrange(permits, 0, -1, withscores=True)
+        pipe.pttl(permits)
+        pipe.hgetall(f"{self._prefix}:circuits")
+        pipe.get(f"{self._prefix}:circuits:version")
+        pipe.xlen(f"{self._prefix}:audit")
+        pipe.xrevrange(f"{self._prefix}:audit", count=1)
+        pipe.keys("*")
+        pipe.publish(self._channel, _SO_FAR)
         row, lives_ms, held, held_live_ms, index, version, orders, newest, keys, _ = pipe.execute()
 
         assert index == self._index
