@@ -55,7 +55,7 @@ class Fields:
     def read(cls, row: dict[str, str]) -> Fields:
         """Raises TypeError for a field that nobody knows."""
         window = Ring.read(row.pop("window", ""))
-        return cls(**row, window=window)  # type: ignore[arg-type]  mypy cannot know the keys of a row
+        return cls(**row, window=window)
 
 
 class Ledger:

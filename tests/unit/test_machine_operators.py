@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from resilience.breaker import machine
@@ -103,6 +105,15 @@ def test_forcing_keeps_how_often_it_opened_until_it_recovers() -> None:
     forced, _ = machine.obey(opened(3), Action.FORCE_OPEN, "said", 0, NOW)
     assert forced.opens == 3
     assert machine.obey(forced, Action.AUTO, "said", 0, NOW)[0].opens == 0
+
+
+def test_auto_on_a_clock_that_was_set_back_leaves_the_state_begun_by_that_clock() -> None:
+    """An order is an operation like any other: it too finds a state that was entered in the future."""
+    circuit = opened()
+    hour_earlier = NOW - 3_600_000
+    circuit = replace(circuit, changed_ms=NOW)
+    moved, transition = machine.obey(circuit, Action.AUTO, "said", 0, hour_earlier)
+    assert (moved.changed_ms, moved.until_ms, transition) == (hour_earlier, circuit.until_ms - 3_600_000, None)
 
 
 # -- the table of legal transitions --------------------------------------------------------------------------------
