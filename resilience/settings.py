@@ -76,8 +76,8 @@ class Settings(BaseModel):
     )
     recovery_enabled: bool = Field(default=True, description="Pulse, and reclaiming what a dead worker held.")
     transport_enabled: bool = Field(
-        default=False,
-        description="Owned delivery on Redis: a message is never in nobody's hands. New; off until every proof stands.",
+        default=True,
+        description="Owned delivery on Redis: a message is never in nobody's hands; off: kombu's own delivery.",
     )
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
     sentry_enabled: bool = Field(
