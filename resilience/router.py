@@ -93,9 +93,15 @@ def queue_of(queues: Mapping[str, Any], exchange: str | None, routing_key: str |
 def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:
     """`base` with our router and connections; a settings update rebuilds the router, so the factory is replaced."""
 
+    class AppConnection(RepairedConnection):
+        @property
+        def celeriac_namespace(self) -> str:
+            """Where a channel finds what is due later on its queues."""
+            return core.settings.namespace
+
     class ResilientAMQP(base):
         # a Connection class of the user's own stays
-        Connection = RepairedConnection if base.Connection is AMQP.Connection else base.Connection
+        Connection = AppConnection if base.Connection is AMQP.Connection else base.Connection
 
         def as_task_v2(self, task_id: str, name: str, *args: Any, **options: Any) -> Any:
             # Here and not in the router, which does not see the eta; a retry's own header wins over this one.

@@ -22,6 +22,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from resilience import lua
+from resilience.delivery.backlog import KnowsDelayed
 from resilience.delivery.held import Held, Settled, held_by
 from resilience.delivery.lines import Line, Wake
 from resilience.delivery.poller import OwnedPoller
@@ -93,6 +94,7 @@ class OwnedTurns(_Base):
         self.owned, self.held = True, held
         self._qos = OwnedQoS(self, self.qos.prefetch_count)
         self._claims = self._prefixed(held.claims_key)
+        self._delayed_index = self._prefixed(held.delayed_key)
         self._main = Line(self, "TURN")
         self._waits: dict[str, Line] = {}
         self._wake = Wake()
@@ -114,7 +116,7 @@ class OwnedTurns(_Base):
         self._moved = bool(self._waited)  # a message may have moved for a connection that was gone
         held.give_back_idle(redelivered)
         settled = held.settle()
-        for tag in sorted(known.difference(held.tags(), settled.acked, (tag for tag, _ in settled.returned)), key=int):
+        for tag in sorted(known.difference(held.tags(), settled.acked, (tag for tag, *_ in settled.returned)), key=int):
             held.give_back_unknown(tag)
 
     # -- a turn ------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ class OwnedTurns(_Base):
             self._sha = self._main.ask("SCRIPT", "LOAD", _TURN)
         self._sent = (settled, sources)
         self._main.send(
-            "EVALSHA", self._sha, 1 + len(sources) + 2 * len(waits), self._claims, *sources,
+            "EVALSHA", self._sha, 2 + len(sources) + 2 * len(waits), self._claims, self._delayed_index, *sources,
             *chain.from_iterable(waits), room, len(queues), len(sources), len(settled.acked), *settled.acked,
             len(settled.returned), *chain.from_iterable(settled.returned),
         )  # fmt: skip
@@ -287,13 +289,13 @@ class OwnedTurns(_Base):
         return f"{self.global_keyprefix}{key}"
 
 
-class OwnedChannel(OwnedTurns, kombu_redis.Channel):
+class OwnedChannel(OwnedTurns, KnowsDelayed, kombu_redis.Channel):
     """redis:// and rediss://."""
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "celeriac_owner")
 
 
-class OwnedSentinelChannel(OwnedTurns, kombu_redis.SentinelChannel):
+class OwnedSentinelChannel(OwnedTurns, KnowsDelayed, kombu_redis.SentinelChannel):
     """sentinel://."""
 
     from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "celeriac_owner")

@@ -28,17 +28,16 @@ class Claims:
 
     def give_back(self, held: Held) -> int:
         """Put everything claimed back to the front of its queue in its old order; returns how many messages moved."""
-        key = self._broker.key(held.claims_key)
         entries = self._entries(held)
         newest_first = sorted(entries, key=int, reverse=True)
         late = 0
         for first in range(0, len(newest_first), AT_ONCE):
-            batch = [(tag, redelivered(_message(entries[tag]))) for tag in newest_first[first : first + AT_ONCE]]
-            late += self._settle(key, [], batch, [])
+            batch = [(tag, redelivered(_message(entries[tag])), "") for tag in newest_first[first : first + AT_ONCE]]
+            late += self._settle(held, [], batch, [])
         waited = [name.decode().removeprefix(WAITED) for name in self._fields(held) if name.startswith(WAITED.encode())]
         waits = [(self._broker.key(held.wait_key(source)), source) for source in waited]
         arrived: int = sum(self._broker.client.llen(wait) for wait, _ in waits)
-        self._settle(key, [], [], waits)
+        self._settle(held, [], [], waits)
         return len(entries) - late + arrived
 
     def forget(self, held: Held) -> None:
@@ -49,14 +48,14 @@ class Claims:
         """Tell what a live worker settled while its loop did not turn."""
         while held.waits_to_be_told:
             settled = held.settle()
-            held.late += self._settle(self._broker.key(held.claims_key), settled.acked, settled.returned, [])
+            held.late += self._settle(held, settled.acked, settled.returned, [])
             held.told(settled)
 
     def _settle(
-        self, key: str, acked: list[str], returned: list[tuple[str, bytes]], waits: list[tuple[str, str]]
+        self, held: Held, acked: list[str], returned: list[tuple[str, bytes, str]], waits: list[tuple[str, str]]
     ) -> int:
         reply = self._turn(
-            keys=[key, *chain.from_iterable(waits)],
+            keys=[self._broker.key(held.claims_key), self._broker.key(held.delayed_key), *chain.from_iterable(waits)],
             args=[0, 0, 0, len(acked), *acked, len(returned), *chain.from_iterable(returned)],
         )
         return int(cast("list[int]", reply)[0])

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from resilience.delivery.delayed import delayed_key
+
 MOST_AT_ONCE = 1_000
 
 T = TypeVar("T")
@@ -16,10 +18,10 @@ T = TypeVar("T")
 
 @dataclass
 class Settled:
-    """What one turn tells the broker: tags that ended, and (tag, new text) of messages that go back."""
+    """What one turn tells the broker: tags that ended, and (tag, new text, where to) of messages that go back."""
 
     acked: list[str] = field(default_factory=list)
-    returned: list[tuple[str, bytes]] = field(default_factory=list)
+    returned: list[tuple[str, bytes, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.acked or self.returned)
@@ -42,7 +44,7 @@ class Held:
         self._messages: dict[str, bytes] = {}
         self._begun: set[str] = set()
         self._acked: deque[str] = deque()
-        self._returned: deque[tuple[str, bytes]] = deque()
+        self._returned: deque[tuple[str, bytes, str]] = deque()
         self._under_way = Settled()
         self._lock = threading.Lock()
         self._channels: set[object] = set()
@@ -55,6 +57,11 @@ class Held:
     @property
     def claims_key(self) -> str:
         return f"{self.namespace}:v1:claims:{self.owner}"
+
+    @property
+    def delayed_key(self) -> str:
+        """The index of what is due later (see due.lua)."""
+        return delayed_key(self.namespace)
 
     def wait_key(self, source: str) -> str:
         """Where messages of the list `source` move while this worker waits idly."""
@@ -92,7 +99,16 @@ class Held:
         raw = self._messages.pop(tag, None)
         if raw is not None:
             self._begun.discard(tag)
-            self._returned.append((tag, rewrite(raw)))
+            self._returned.append((tag, rewrite(raw), ""))
+
+    def hand_over(self, tag: str, label: str) -> bool:
+        """It is due later, as `label` says (see `eta.py`); False if it is not held any more."""
+        with self._lock:
+            if self._messages.pop(tag, None) is None:
+                return False
+            self._begun.discard(tag)
+            self._returned.append((tag, b"", label))
+        return True
 
     def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> None:
         """Everything that is not running goes back, newest first, so that it lies in its old order."""
@@ -111,7 +127,7 @@ class Held:
 
     def give_back_unknown(self, tag: str) -> None:
         """A claim whose delivery was lost with a connection goes back as it is."""
-        self._returned.append((tag, b""))
+        self._returned.append((tag, b"", ""))
 
     def settle(self) -> Settled:
         """What is to be told now; it stays under way until `told`."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resilience import lua
 
-CLAIMS = "claims"
+CLAIMS, DELAYED = "claims", "delayed"
 
 
 class Turn:
@@ -26,13 +26,17 @@ class Turn:
     def __call__(
         self, sources: list[str] | None = None, room: int = 0, width: int = 1, acked: list[str] | None = None,
         returned: list[tuple[str, str]] | None = None, waits: list[tuple[str, str]] | None = None,
+        where: str = "",
     ) -> tuple[int, list[tuple[str, str, str]]]:  # fmt: skip
         """How many settlements came too late, and (tag, source, message) of what was taken."""
         sources, acked, returned = sources or [], acked or [], returned or []
         late, first, numbers, *messages = self._script(
-            keys=[CLAIMS, *sources, *chain.from_iterable(waits or [])],
-            args=[room, width, len(sources), len(acked), *acked, len(returned), *chain.from_iterable(returned)],
-        )
+            keys=[CLAIMS, DELAYED, *sources, *chain.from_iterable(waits or [])],
+            args=[
+                room, width, len(sources), len(acked), *acked,
+                len(returned), *chain.from_iterable((tag, text, where) for tag, text in returned),
+            ],
+        )  # fmt: skip
         taken = zip(numbers.split(), messages, strict=True)
         return late, [(str(int(first) + n), sources[int(at) - 1], text) for n, (at, text) in enumerate(taken)]
 
