@@ -100,7 +100,7 @@ class OwnedTurns(_Base):
         self._wake = Wake()
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
         self._sha = ""
-        self._sent: tuple[Settled, list[str]] = (Settled(), [])
+        self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
         self._idle = self._moved = False
         self._waited: set[str] = set()
         self._thread = threading.get_ident()
@@ -145,7 +145,8 @@ class OwnedTurns(_Base):
         waits = [(self._prefixed(self.held.wait_key(source)), source) for source in waited]
         if not self._sha:
             self._sha = self._main.ask("SCRIPT", "LOAD", _TURN)
-        self._sent = (settled, sources)
+        self._sent = (settled, sources, self._moved)
+        self._moved = False  # what moves from now on is for the next turn
         self._main.send(
             "EVALSHA", self._sha, 2 + len(sources) + 2 * len(waits), self._claims, self._delayed_index, *sources,
             *chain.from_iterable(waits), room, len(queues), len(sources), len(settled.acked), *settled.acked,
@@ -165,15 +166,15 @@ class OwnedTurns(_Base):
         return True
 
     def _reply(self) -> list[tuple[str, str, bytes]]:
-        settled, sources = self._sent
+        settled, sources, moved = self._sent
         try:
             late, first, numbers, *messages = self._main.read()
         except redis.exceptions.NoScriptError:
             self._sha = ""  # somebody flushed the scripts: the next turn loads it again
+            self._moved = self._moved or moved
             return []
         self.held.told(settled)
         self.held.late += late
-        self._moved = False
         if sources:
             self._idle = not messages
         found = zip((sources[int(number) - 1] for number in numbers.split()), messages, strict=True)
