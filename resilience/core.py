@@ -19,6 +19,10 @@ from resilience.breaker.guard import Breakers
 from resilience.delivery.broker import Broker, client_url, is_redis
 from resilience.errors.taxonomy import ErrorCategory, Row
 from resilience.plans import near_misses, plan_of
+from resilience.quarantine.desk import Quarantine
+from resilience.quarantine.place import StorePlace
+from resilience.quarantine.sending import publisher
+from resilience.quarantine.store import Limits
 from resilience.recovery.failover import Journey, Plan
 from resilience.recovery.parking import Parking
 from resilience.retry.budget import BudgetRule
@@ -115,6 +119,30 @@ class Core:
     def parking(self) -> Parking:
         return Parking(self.settings.namespace, self.settings.release_rate, lambda: Broker(self.app))
 
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Where messages lie that cannot run: in the Redis of the broker, else in that of the circuits."""
+        settings, app = self.settings, self.app
+        limits = Limits(settings.quarantine_max, settings.quarantine_max_bytes, settings.quarantine_age_s)
+        if is_redis(app.conf.broker_write_url):
+            return Quarantine(settings.namespace, limits, settings.quarantine_replays, self.bus, lambda: Broker(app))
+        url = self._store_url()
+        return Quarantine(
+            settings.namespace, limits, settings.quarantine_replays, self.bus, lambda: StorePlace(url), publisher(app)
+        )
+
+    @cached_property
+    def quarantine_on(self) -> bool:
+        """Whether messages are quarantined. Without any Redis to keep them they are not, and it is said once."""
+        if not (self.settings.enabled and self.settings.quarantine_enabled):
+            return False
+        try:
+            self.quarantine  # noqa: B018  it reads the URLs and opens no connection
+        except (SettingsError, ValueError, RedisError) as error:
+            logger.error("celeriac: the quarantine is off: %s", redact(str(error)))  # noqa: TRY400  a sentence, not a traceback
+            return False
+        return True
+
     def tell_moved(self, task_id: str, task: str, journey: Journey) -> None:
         """Publish the last hop of a journey."""
         hop = journey.hops[-1]
@@ -132,14 +160,17 @@ class Core:
 
     def forget_settings(self) -> None:
         """The app's configuration changed: validate it again when it is next asked for."""
-        for part in ("settings", "matrix", "circuits_on"):
+        for part in ("settings", "matrix", "circuits_on", "quarantine", "quarantine_on"):
             self.__dict__.pop(part, None)
 
     def reconfigure(self) -> None:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
         if "breakers" in self.__dict__:
             self.breakers.close()
-        for part in ("settings", "matrix", "breakers", "budgets", "circuits_on", "can_park", "parking"):
+        if "quarantine" in self.__dict__:
+            self.quarantine.close()
+        made = ("breakers", "budgets", "can_park", "parking", "quarantine")
+        for part in ("settings", "matrix", "circuits_on", "quarantine_on", *made):
             self.__dict__.pop(part, None)
         self._plans.clear()
         kombu.pools.reset()

@@ -16,6 +16,7 @@ from resilience.core import Core
 from resilience.delivery.broker import Broker
 from resilience.gate import gate_for
 from resilience.plans import OPTIONS
+from resilience.quarantine.desk import Quarantine
 from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
 from resilience.runner import Runner
@@ -45,7 +46,8 @@ DEFAULTS = {
 class Resilience:
     """The middleware of one app. Calling it again for the same app returns the first.
 
-    `res.breakers`: the shared circuits. `res.settings`: every option. `res.bus`: where sinks subscribe.
+    `res.breakers`: the shared circuits. `res.quarantine`: messages that cannot run. `res.settings`: every option.
+    `res.bus`: where sinks subscribe.
     `res.workers()`: who is alive.
     """
 
@@ -89,6 +91,11 @@ class Resilience:
     def breakers(self) -> Breakers:
         """The shared circuits."""
         return self._core.breakers
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Messages that cannot run or were given up: list, show, count, replay, discard."""
+        return self._core.quarantine
 
     @property
     def bus(self) -> Bus:

@@ -14,7 +14,7 @@ import re
 from collections import UserDict
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -79,10 +79,30 @@ class Settings(BaseModel):
         default=True,
         description="Owned delivery on Redis: a message is never in nobody's hands; off: kombu's own delivery.",
     )
+    quarantine_enabled: bool = Field(
+        default=True,
+        description="Messages that cannot run, or were given up, are kept; off: dropped as by stock Celery.",
+    )
+    quarantine_abandoned: Literal["matrix", "all", "none"] = Field(
+        default="matrix",
+        description="Failed tasks in quarantine: 'matrix', those with spent retries or levels and those that the "
+        "error matrix abandons; 'all', every one but what `throws` names; 'none'.",
+    )
+    quarantine_max: int = Field(default=10_000, ge=1, le=1_000_000, description="Messages in quarantine at most.")
+    quarantine_max_bytes: int = Field(
+        default=100 * 1024 * 1024, ge=1, description="Bytes of all messages in quarantine at most."
+    )
+    quarantine_age_s: float = Field(
+        default=30 * 86_400.0, gt=0, le=10 * 365 * 86_400, description="How long a message stays in quarantine at most."
+    )
+    quarantine_replays: int = Field(
+        default=3, ge=0, le=1_000, description="How often a message is replayed before that takes force."
+    )
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
     sentry_enabled: bool = Field(
         default=True,
-        description="Sentry, where the app uses it: an event per opened circuit, secrets out of every event.",
+        description="Sentry, where the app uses it: an event per opened circuit and quarantined message, secrets out "
+        "of every event.",
     )
     beat_s: float = Field(default=0.5, gt=0, le=60, description="A worker's pulse.")
     gone_s: float = Field(default=1.0, gt=0, le=600, description="Connection gone and no beat for so long: dead.")

@@ -133,6 +133,65 @@ class WorkerUnhealthy(Event):
     missed: int
 
 
+@dataclass(frozen=True)
+class MessageQuarantined(Event):
+    """A message cannot run, or was given up; it lies in the quarantine as `id`, whole, until an operator decides."""
+
+    kind: ClassVar[str] = "message-quarantined"
+
+    id: str
+    task_id: str
+    task: str
+    reason: str
+    detail: str
+    queue: str
+    deaths: int = 0
+    replays: int = 0
+
+
+@dataclass(frozen=True)
+class QuarantineDropped(Event):
+    """A message is about to leave the quarantine for good, because a limit has no room for it."""
+
+    kind: ClassVar[str] = "quarantine-dropped"
+
+    id: str
+    task_id: str
+    task: str
+    reason: str
+    limit: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class QuarantineReplayed(Event):
+    """An operator put a message from the quarantine back onto a queue. `why` is the operator's reason."""
+
+    kind: ClassVar[str] = "quarantine-replayed"
+
+    id: str
+    task_id: str
+    task: str
+    reason: str
+    queue: str
+    actor: str
+    why: str
+
+
+@dataclass(frozen=True)
+class QuarantineDiscarded(Event):
+    """An operator removed a message from the quarantine for good. `why` is the operator's reason."""
+
+    kind: ClassVar[str] = "quarantine-discarded"
+
+    id: str
+    task_id: str
+    task: str
+    reason: str
+    actor: str
+    why: str
+
+
 class Result(str, Enum):
     """How one attempt ended, as far as a circuit may care."""
 

@@ -68,6 +68,10 @@ class Broker:
         """The list that holds a queue's messages of a priority: the transport's own steps and separator."""
         return queue + self._suffix(max((step for step in self._steps if step <= priority), default=self._steps[0]))
 
+    def queue_in(self, key: str) -> str:
+        """The queue whose list has this whole Redis key: without kombu's global prefix and its priority."""
+        return key.removeprefix(self._keyprefix).rsplit(str(self._channel.sep), 1)[0]
+
     def _suffix(self, step: int) -> str:
         return f"{self._channel.sep}{step}" if step else ""
 

@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from signals.events import CircuitChanged, Event, StoreAway, StoreBack, WorkerDied, WorkerUnhealthy
+from signals.events import (
+    CircuitChanged,
+    Event,
+    MessageQuarantined,
+    QuarantineDiscarded,
+    QuarantineDropped,
+    QuarantineReplayed,
+    StoreAway,
+    StoreBack,
+    WorkerDied,
+    WorkerUnhealthy,
+)
 
 if TYPE_CHECKING:
     from celery import Celery
 
 # Only what is rare: an event per re-routed task would cost a publish each, on the path it speeds up.
-_SHOWN = (CircuitChanged, StoreAway, StoreBack, WorkerDied, WorkerUnhealthy)
+_SHOWN = (
+    CircuitChanged,
+    MessageQuarantined,
+    QuarantineDiscarded,
+    QuarantineDropped,
+    QuarantineReplayed,
+    StoreAway,
+    StoreBack,
+    WorkerDied,
+    WorkerUnhealthy,
+)
 
 
 def celery_event_sink(app: Celery) -> Callable[[Event], None]:

@@ -7,7 +7,11 @@ import logging
 from signals.events import (
     CircuitChanged,
     Event,
+    MessageQuarantined,
     PolicyConflict,
+    QuarantineDiscarded,
+    QuarantineDropped,
+    QuarantineReplayed,
     RetryDecided,
     StoreAway,
     StoreBack,
@@ -55,6 +59,8 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
             )
         case WorkerUnhealthy(owner=owner, missed=missed):
             return logging.WARNING, f"worker {owner} missed {missed} health checks"
+        case MessageQuarantined() | QuarantineDropped() | QuarantineReplayed() | QuarantineDiscarded():
+            return _of_the_quarantine(event)
         case _:
             return logging.INFO, f"{event.kind} {event.fields()}"
 
@@ -63,3 +69,24 @@ def _abandoned(event: TaskAbandoned) -> str:
     why = f" ({event.reason})" if event.reason else ""
     first = f"task {event.task}[{event.task_id}] given up after attempt {event.attempt}{why}"
     return f"{first}: {event.category}: {event.error}" + (f"\n{event.report}" if event.report else "")
+
+
+def _of_the_quarantine(
+    event: MessageQuarantined | QuarantineDropped | QuarantineReplayed | QuarantineDiscarded,
+) -> tuple[int, str]:
+    name = f"task {event.task}" if event.task else "a message"
+    message = f"{name}[{event.task_id}]" if event.task_id else name
+    match event:
+        case MessageQuarantined(id=number, reason=reason, detail=detail, queue=queue):
+            where = f" of {queue}" if queue else ""
+            why = f": {detail}" if detail else ""
+            return logging.WARNING, f"{message}{where} is in quarantine as {number}: {reason}{why}"
+        case QuarantineDropped(id=number, reason=reason, limit=limit):
+            return logging.WARNING, f"{message} is dropped from the quarantine, it was {number} ({reason}): {limit}"
+        case QuarantineReplayed(id=number, queue=queue, actor=actor, why=why):
+            return logging.INFO, f"{message} went from the quarantine, {number}, to {queue} (by {actor}: {why})"
+        case QuarantineDiscarded(id=number, reason=reason, actor=actor, why=why):
+            return (
+                logging.WARNING,
+                f"{message} was discarded from the quarantine, {number} ({reason}), by {actor}: {why}",
+            )

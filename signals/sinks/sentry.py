@@ -1,4 +1,4 @@
-"""Sentry: one event per opened circuit, and no secret in any event that this process sends.
+"""Sentry: one event per opened circuit and per quarantined message, and no secret in any event that this process sends.
 
 Initialising `sentry_sdk` is the user's; a process that did not import it never does so because of us, and a process
 without an active client is left alone.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from signals.background import Background
-from signals.events import CircuitChanged, Event
+from signals.events import CircuitChanged, Event, MessageQuarantined
 from signals.redact import redact
 from signals.sinks.sentry_scrub import scrub, scrubbed
 
@@ -38,7 +38,10 @@ _TAG_LIMIT = 200  # Sentry drops a tag whose value is longer
 
 
 def sentry_sink() -> Callable[[Event], None]:
-    """A sink that sends an event per opened circuit, from a thread of its own. Also guards this process's clients."""
+    """A sink that sends an event per opened circuit and per quarantined message, from a thread of its own.
+
+    Also guards this process's clients.
+    """
     sink = _Sink()
     _guard_when_ready()
     return sink
@@ -54,7 +57,8 @@ class _Sink:
         atexit.register(self._ends)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, CircuitChanged) and event.new in _LEVELS and _active_client() is not None:
+        told = isinstance(event, MessageQuarantined) or (isinstance(event, CircuitChanged) and event.new in _LEVELS)
+        if told and _active_client() is not None:
             self._sent_by = os.getpid()
             self._background(event)
 
@@ -74,9 +78,14 @@ def _send(event: Event) -> None:
     from sentry_sdk.scope import Scope, ScopeType, use_isolation_scope, use_scope
 
     if isinstance(event, CircuitChanged):
-        with use_isolation_scope(Scope(ty=ScopeType.ISOLATION)), use_scope(Scope(ty=ScopeType.CURRENT)):
-            guard_clients()
-            sentry_sdk.capture_event(_opening(event))
+        payload = _opening(event)
+    elif isinstance(event, MessageQuarantined):
+        payload = _quarantined(event)
+    else:
+        return
+    with use_isolation_scope(Scope(ty=ScopeType.ISOLATION)), use_scope(Scope(ty=ScopeType.CURRENT)):
+        guard_clients()
+        sentry_sdk.capture_event(payload)
 
 
 def _opening(event: CircuitChanged) -> SentryEvent:
@@ -90,6 +99,21 @@ def _opening(event: CircuitChanged) -> SentryEvent:
         "fingerprint": ["celeriac", "circuit-open", event.name],
         "tags": {"circuit": _tag(event.name), "epoch": str(event.epoch), "reason": _tag(event.reason)},
         "contexts": {"circuit": {**event.fields(), "to_see_more": f"celery -A APP breaker show {event.name}"}},
+    })  # fmt: skip
+    return payload
+
+
+def _quarantined(event: MessageQuarantined) -> SentryEvent:
+    """Grouped by task and reason, so that a flood is one issue."""
+    task = event.task or "a message"
+    payload: SentryEvent = scrub({
+        "event_id": uuid.uuid4().hex,
+        "level": "error",
+        "logger": "celeriac",
+        "message": f"{task} in quarantine: {event.reason}" + (f": {event.detail}" if event.detail else ""),
+        "fingerprint": ["celeriac", "quarantine", event.task, event.reason],
+        "tags": {"task": _tag(event.task), "queue": _tag(event.queue), "reason": _tag(event.reason)},
+        "contexts": {"quarantine": {**event.fields(), "to_see_more": f"celery -A APP quarantine show {event.id}"}},
     })  # fmt: skip
     return payload
 

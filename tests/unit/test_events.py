@@ -12,7 +12,11 @@ from signals import events
 from signals.events import (
     CircuitChanged,
     Event,
+    MessageQuarantined,
     PolicyConflict,
+    QuarantineDiscarded,
+    QuarantineDropped,
+    QuarantineReplayed,
     Result,
     RetryDecided,
     StoreAway,
@@ -57,6 +61,23 @@ _SAMPLES: list[tuple[Event, int, str]] = [
     (
         WorkerDied("host:7:ab", 12, "host:8:cd"),
         logging.WARNING, "worker host:7:ab died: 12 messages back on their queues (by host:8:cd)",
+    ),
+    (
+        MessageQuarantined("17", "id1", "shop.charge", "exhausted", "its 3 retries are spent", "celery"),
+        logging.WARNING, "task shop.charge[id1] of celery is in quarantine as 17: exhausted: its 3 retries are spent",
+    ),
+    (
+        QuarantineDropped("17", "", "", "undecodable", "older than 60 s", 12),
+        logging.WARNING, "a message is dropped from the quarantine, it was 17 (undecodable): older than 60 s",
+    ),
+    (
+        QuarantineReplayed("17", "id1", "shop.charge", "exhausted", "celery", "ada", "repaired"),
+        logging.INFO, "task shop.charge[id1] went from the quarantine, 17, to celery (by ada: repaired)",
+    ),
+    (
+        QuarantineDiscarded("17", "id1", "shop.charge", "exhausted", "ada", "a test order"),
+        logging.WARNING,
+        "task shop.charge[id1] was discarded from the quarantine, 17 (exhausted), by ada: a test order",
     ),
     (WorkerUnhealthy("host:7:ab", 2), logging.WARNING, "worker host:7:ab missed 2 health checks"),
 ]  # fmt: skip
