@@ -13,7 +13,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state as worker_state
 
 from resilience import identity
-from resilience.delivery.broker import BROKER_ERRORS, Broker, is_redis
+from resilience.delivery.broker import BROKER_ERRORS, WORKER_LIMITS, Broker, is_redis
 from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
 from resilience.delivery.held import Held, hold_as
@@ -84,7 +84,7 @@ class WorkerLife:
         conf = self._core.app.conf
         # An explicit visibility_timeout or unacked key is the user's word; then their messages are theirs too.
         namespace = self._core.settings.namespace
-        mine = transport_options(namespace, owner)
+        mine = {**WORKER_LIMITS, **transport_options(namespace, owner)}
         if self._core.settings.transport_enabled:
             self._held = Held(namespace, owner, _running_tags)
             mine["celeriac_owner"] = hold_as(self._held)

@@ -24,23 +24,34 @@ from kombu.utils.json import dumps, loads
 from resilience import lua
 from resilience.delivery.backlog import KnowsDelayed
 from resilience.delivery.held import Held, Settled, held_by
-from resilience.delivery.lines import Line, Wake
+from resilience.delivery.lines import CLOSING_S, GONE, Line, Wake
 from resilience.delivery.poller import OwnedPoller
 
 BATCH = 100
 """Messages taken at once by a worker without a prefetch limit."""
 
-WAIT_S = 5
+WAIT_S = 2
 """How long the server lets a worker wait idly before it answers that there was nothing."""
 
-OVERDUE_S = 30
-"""A reply that is so late comes from a connection that is gone."""
+OVERDUE_S = 7
+"""A reply that is so late comes from a connection that is gone: within 10 s the worker is to work on another one."""
+
+LOOK_S = 5.0
+"""How often a worker looks for what moved while it waited over a connection whose end nobody told the server."""
+
+REST_S = 1.0
+"""A server that refuses a turn, because it is full or cannot write, is asked again so much later."""
+
+SAY_S = 60.0
+"""A refusal is told in the log, and again when it lasts so long."""
+
+ELSEWHERE = ("READONLY", "MASTERDOWN", "UNBLOCKED")
+"""Words of a server that is no primary, or has just become none."""
 
 COUNTER, WAITED = "n", "w:"
 """Fields of the claims that are no message: the last tag, and each source that the worker ever waited for."""
 
 _TURN = lua.source(__package__, "turn.lua")
-_GONE = (OSError, redis.RedisError)
 
 logger = logging.getLogger("celeriac")
 
@@ -102,6 +113,7 @@ class OwnedTurns(_Base):
         self._sha = ""
         self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
         self._idle = self._moved = False
+        self._looked_at = self._rests_until = self._silent_until = 0.0
         self._waited: set[str] = set()
         self._thread = threading.get_ident()
         if held.joined_by(self):
@@ -119,6 +131,10 @@ class OwnedTurns(_Base):
         for tag in sorted(known.difference(held.tags(), settled.acked, (tag for tag, *_ in settled.returned)), key=int):
             held.give_back_unknown(tag)
 
+    @property
+    def _lines(self) -> list[Line]:
+        return [self._main, *self._waits.values()]
+
     # -- a turn ------------------------------------------------------------------------------------------------
 
     def turn(self, poller: OwnedPoller) -> None:
@@ -126,8 +142,16 @@ class OwnedTurns(_Base):
         self._thread = threading.get_ident()
         poller.attach(self, self._wake)
         self._drop_overdue()
-        if self._main.busy:
+        if self._main.busy or time.monotonic() < self._rests_until:
             return
+        try:
+            self._take_turn(poller)
+        except redis.ResponseError as error:
+            self._refused(error)
+
+    def _take_turn(self, poller: OwnedPoller) -> None:
+        if time.monotonic() - self._looked_at > LOOK_S:
+            self._moved = True
         room = self._room()
         if self._idle and not self.held.waits_to_be_told and not self._moved:
             if room:
@@ -139,6 +163,8 @@ class OwnedTurns(_Base):
 
     def _send(self, room: int) -> None:
         settled = self.held.settle()
+        if self._moved:
+            self._looked_at = time.monotonic()
         queues = self._queue_cycle.consume(len(self.active_queues)) if room else []
         sources = [self._prefixed(self._q_for_pri(queue, step)) for step in self.priority_steps for queue in queues]
         waited = self._waited.union(self._waits) if self._moved else ()
@@ -155,7 +181,11 @@ class OwnedTurns(_Base):
 
     def _on_turn(self) -> bool:
         """The reply to a turn: deliver what was taken."""
-        taken = self._reply()
+        try:
+            taken = self._reply()
+        except redis.ResponseError as error:
+            self._refused(error)
+            taken = []
         if not taken:
             raise Empty
         if self.held.blocks:
@@ -217,53 +247,83 @@ class OwnedTurns(_Base):
                     poller.attach(self, line)
 
     def _on_wait(self, source: str) -> bool:
-        moved = self._waits[source].read() is not None
-        self._idle = False  # there is a message, or it is time to look whether there is one
-        self._moved = self._moved or moved
+        try:
+            moved = self._waits[source].read() is not None
+        except redis.ResponseError as error:
+            self._refused(error)
+            self._idle = False  # nobody will tell that there is a message: the turn after the rest looks
+            raise Empty from None
         if not moved:
             raise Empty
+        self._idle, self._moved = False, True
         return True
 
     def _stop_waiting(self) -> None:
-        """End all waits; what arrived in the last moment goes back to its source."""
+        """End all waits; what arrived in the last moment goes back to its source, now or by the next turn."""
+        try:
+            self._unblock()
+            if self._moved:
+                self._send(room=0)
+                self._reply()
+        except redis.ResponseError as error:
+            self._refused(error)
+
+    def _unblock(self) -> None:
         waiting = [line for line in self._waits.values() if line.busy]
         for line in waiting:
             self._main.ask("CLIENT", "UNBLOCK", line.client_id)
-        arrived = [line.read() is not None for line in waiting]
-        if any(arrived) or self._moved:
-            self._moved = True
-            self._send(room=0)
-            self._reply()
+        for line in waiting:
+            with suppress(redis.ResponseError):  # a wait that was refused has moved nothing
+                self._moved = line.read() is not None or self._moved
 
     def _drop_overdue(self) -> None:
-        """A half-open connection never becomes readable: notice by the clock that its reply will not come."""
-        for line in (self._main, *self._waits.values()):
-            if line.busy and time.monotonic() - line.sent_at > OVERDUE_S:
-                line.close()
+        for line in self._lines:
+            if line.overdue(OVERDUE_S):
+                line.break_off()
                 raise redis.ConnectionError(f"no reply of the broker within {OVERDUE_S} s")
+
+    def _refused(self, error: redis.ResponseError) -> None:
+        """The server answers, but not now: it is out of memory, cannot write, is busy. Nothing was done; ask again.
+
+        Raises ConnectionError where another connection may lead to a server that does it.
+        """
+        if any(word in str(error) for word in ELSEWHERE):
+            self._main.break_off()
+            raise redis.ConnectionError(f"the broker is not the primary any more: {error}") from error
+        now = time.monotonic()
+        self._rests_until = now + REST_S
+        if now > self._silent_until:
+            self._silent_until = now + SAY_S
+            logger.warning("celeriac: Redis refuses to hand out messages, it is asked again each second: %s", error)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give back what does not run, and tell what ended. A connection that broke leaves that to the next one."""
         if self.owned and not self.closed:
-            try:
-                if self._main.busy:
-                    self._reply()
-                self._stop_waiting()
-                if self.held.left_by(self):
-                    self.held.give_back_idle(redelivered)
-                while self.held.waits_to_be_told:
-                    self._send(room=0)
-                    self._reply()
-            except _GONE as error:
-                logger.debug("celeriac: a broken connection left its last turn to the next one: %s", error)
+            if not any(line.broken for line in self._lines):
+                self._settle_up()
             self._let_go()
         super().close()
 
+    def _settle_up(self) -> None:
+        try:
+            for line in self._lines:
+                line.bound(CLOSING_S)
+            if self._main.busy:
+                self._reply()
+            self._stop_waiting()
+            if self.held.left_by(self):
+                self.held.give_back_idle(redelivered)
+            while self.held.waits_to_be_told:
+                self._send(room=0)
+                self._reply()
+        except (*GONE, redis.ResponseError) as error:
+            logger.debug("celeriac: a broken connection left its last turn to the next one: %s", error)
+
     def _let_go(self) -> None:
         self.held.left_by(self)
-        for line in (self._main, *self._waits.values()):
+        for line in self._lines:
             line.close()
         self._wake.close()
 

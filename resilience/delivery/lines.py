@@ -8,6 +8,14 @@ from contextlib import suppress
 from queue import Empty
 from typing import Any
 
+import redis
+
+ANSWER_S = 7.0
+"""How long a line waits at most for bytes of a reply that has begun, for room to send, and for a connection."""
+
+CLOSING_S = 2.0
+"""The same at the end: what is not told by then, the pulse or the next connection tells."""
+
 
 class Line:
     """One connection, read when the loop says that it is readable. Kombu's poller registers it as it does a client."""
@@ -15,26 +23,46 @@ class Line:
     def __init__(self, channel: Any, kind: str) -> None:
         pool = channel.async_pool
         # Not out of the pool: it holds ten, and a worker may wait for more queues than that.
-        self.connection = pool.connection_class(**pool.connection_kwargs)
+        self.connection = pool.connection_class(**bounded(pool.connection_kwargs))
         self.kind = kind
         self.busy = False
+        self.broken = False
         self.sent_at = 0.0
         self.client_id = 0
 
     def send(self, *words: Any) -> None:
         """Send a command whose reply `read` will take."""
-        self.connection.send_command(*words)
+        try:
+            self.connection.send_command(*words)
+        except GONE:
+            self.break_off()
+            raise
         self.busy, self.sent_at = True, time.monotonic()
 
     def read(self) -> Any:
         """The reply under way. Raises the server's error, or the connection's, which is then closed."""
         try:
             return self.connection.read_response()
-        except (OSError, EOFError):
-            self.close()
+        except GONE:
+            self.break_off()
             raise
         finally:
             self.busy = False
+
+    def overdue(self, after_s: float) -> bool:
+        """No reply came for so long, and none lies there: a half-open connection never becomes readable."""
+        return self.busy and time.monotonic() - self.sent_at > after_s and not self.connection.can_read(timeout=0)
+
+    def bound(self, seconds: float) -> None:
+        """Wait no longer than this from now on."""
+        sock = self.connection._sock  # noqa: SLF001  redis-py has no public way to change the limit of an open socket
+        if sock is not None:
+            sock.settimeout(seconds)
+
+    def break_off(self) -> None:
+        """The connection is gone, whatever the socket says."""
+        self.broken = True
+        self.close()
 
     def ask(self, *words: Any) -> Any:
         """A command and its reply, waited for."""
@@ -44,6 +72,16 @@ class Line:
     def close(self) -> None:
         self.busy, self.client_id = False, 0
         self.connection.disconnect()
+
+
+GONE = (OSError, EOFError, redis.ConnectionError, redis.TimeoutError)
+"""What a connection raises that is of no use any more; the server's own refusals are others."""
+
+
+def bounded(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a connection, with a limit where the user set none: the worker's loop stands still meanwhile."""
+    limits = {name: ANSWER_S for name in ("socket_timeout", "socket_connect_timeout") if name in options}
+    return {**options, **{name: options[name] or limit for name, limit in limits.items()}}
 
 
 class Wake:

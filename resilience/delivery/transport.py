@@ -8,10 +8,13 @@ the broker is back the late acknowledgement succeeds.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kombu
 from kombu.transport import redis as kombu_redis
+from kombu.utils.functional import fxrange
 
 from resilience.delivery.channel import OwnedChannel, OwnedSentinelChannel
 from resilience.delivery.poller import OwnedPoller
@@ -30,6 +33,34 @@ class _KeepsAddress:
     def client(self, value: Any) -> None:
         if value is not None:
             self._address = value
+
+
+class _Said:
+    """An `errback` that is called as often as kombu's own pauses would have it, and then ends the attempts."""
+
+    def __init__(
+        self,
+        errback: Callable[[BaseException, float], object] | None,
+        max_retries: int | None,
+        pauses: Iterator[float],
+    ) -> None:
+        self._errback = errback
+        self._max_retries = max_retries
+        self._pauses = pauses
+        self._count = 0
+        self._next_at = 0.0
+
+    def __call__(self, error: BaseException, interval: float) -> None:
+        now = time.monotonic()
+        if now < self._next_at:
+            return
+        if self._max_retries is not None and self._count >= self._max_retries:
+            raise error
+        pause = next(self._pauses) if interval else 0.0  # 0: another host of the URL is tried at once
+        self._count += bool(interval)
+        self._next_at = now + pause
+        if self._errback is not None:
+            self._errback(error, pause)
 
 
 class RedisTransport(_KeepsAddress, kombu_redis.Transport):
@@ -55,8 +86,30 @@ class SentinelTransport(_KeepsAddress, kombu_redis.SentinelTransport):
 _REPAIRED = {kombu_redis.Transport: RedisTransport, kombu_redis.SentinelTransport: SentinelTransport}
 
 
+KNOCK_S = 1.0
+"""The longest pause between two attempts to reach a broker that is away."""
+
+
 class Connection(kombu.Connection):
     """Kombu's Connection; only its Redis transports are exchanged, whatever the URL says of TLS, users or databases."""
+
+    def ensure_connection(
+        self,
+        errback: Callable[[BaseException, float], object] | None = None,
+        max_retries: int | None = None,
+        interval_start: float = 2,
+        interval_step: float = 2,
+        interval_max: float = 30,
+        **options: Any,
+    ) -> Any:
+        """What a consumer does until its broker is there. Told, and given up, at kombu's intervals; tried each second.
+
+        With kombu's alone a worker sleeps for up to half a minute before a broker that is back.
+        """
+        pauses = fxrange(interval_start, interval_max + interval_start, interval_step, repeatlast=True)
+        said = _Said(errback, max_retries, (min(pause, interval_max) for pause in pauses))
+        quick = {"interval_start": KNOCK_S / 4, "interval_step": KNOCK_S / 4, "interval_max": KNOCK_S}
+        return super().ensure_connection(said, None, **quick, **options)
 
     def get_transport_cls(self) -> Any:
         stock = super().get_transport_cls()

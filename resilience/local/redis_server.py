@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,8 @@ def find_server() -> ServerBinary:
 class RedisServer:
     """A server of our own; a context manager. Without `data_dir` its data lives in a temporary folder.
 
-    `port` None takes a free one. `appendonly` keeps every acknowledged write across a SIGKILL of the server.
+    `port` None takes a free one. `appendonly` keeps every acknowledged write across a SIGKILL of the server;
+    `directives` are further lines of its configuration, by name.
     With `keep` the server is started again whenever it dies. The temporary folder is removed by `stop()`; a
     given one stays.
     """
@@ -85,6 +86,7 @@ class RedisServer:
         data_dir: Path | None = None,
         *,
         appendonly: bool = False,
+        directives: Mapping[str, str] | None = None,
         port: int | None = None,
         binary: ServerBinary | None = None,
         keep: bool = False,
@@ -96,6 +98,7 @@ class RedisServer:
         self._asked_port = port
         self._asked_log_path = log_path
         self._appendonly = appendonly
+        self._directives = dict(directives or {})
         self._keep = keep
         self._on_event = on_event
         self._dir: Path | None = None
@@ -222,6 +225,8 @@ class RedisServer:
     def _spec(self, port: int) -> ChildSpec:
         argv = [str(self.binary.path), "--bind", LOOPBACK, "--port", str(port), "--dir", str(self._dir)]
         argv += ["--save", "", "--appendonly", "yes" if self._appendonly else "no", "--daemonize", "no"]
+        for name, value in self._directives.items():
+            argv += [f"--{name}", *value.split()]
         return ChildSpec(
             name="redis",
             argv=tuple(argv),

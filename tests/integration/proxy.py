@@ -1,0 +1,154 @@
+"""A TCP proxy on the loopback interface that cuts connections, freezes them, listens in, or ends TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+CHUNK_BYTES = 65_536
+
+Heard = Callable[[int, bytes], None]
+"""Takes the number of a connection and bytes that its client sent, as they came over the wire."""
+
+
+class Proxy:
+    """Forwards to `port`; a context manager that listens on a port of its own.
+
+    `cut_after` gives the bytes, both directions together, after which a new connection is reset; None: never.
+    `ssl_context` makes clients speak TLS to it; what goes on to `port` is plain.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        cut_after: Callable[[], int | None] = lambda: None,
+        heard: Heard = lambda _number, _data: None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.port = 0
+        self.cuts = 0
+        self._to = port
+        self._cut_after = cut_after
+        self._heard = heard
+        self._ssl_context = ssl_context
+        self._flows = threading.Event()
+        self._flows.set()
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
+        self._accepted = 0
+        self._server: asyncio.Server | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._do(self._listen())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._do(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def freeze(self) -> None:
+        """Half-open: what is connected now stays connected, and not a byte goes through it ever again."""
+        self._do(self._freeze())
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        self._do(self._cut())
+
+    def lead_to(self, port: int) -> None:
+        """New connections go to another port."""
+        self._to = port
+
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=10)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, LOOPBACK, 0, ssl=self._ssl_context)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _freeze(self) -> None:
+        self._frozen |= self._writers
+
+    async def _cut(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _end(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self._frozen.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cut()
+        await asyncio.sleep(0)  # the aborted transports tell their protocols
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._accepted += 1
+        number = self._accepted
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        try:
+            await self._join(number, reader, writer)
+        except (OSError, asyncio.CancelledError):  # either side went: so does the other
+            pass
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+
+    async def _join(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there = await asyncio.open_connection(LOOPBACK, self._to)
+        left = [self._cut_after()]
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, ours: bool) -> None:
+            while data := await source.read(CHUNK_BYTES):
+                if ours:
+                    self._heard(number, data)
+                while writer in self._frozen:
+                    await asyncio.sleep(3600)
+                if left[0] is not None:
+                    data = data[: left[0]]
+                    left[0] -= len(data)
+                sink.write(data)
+                await sink.drain()
+                if left[0] == 0:
+                    self.cuts += 1
+                    await asyncio.sleep(0)
+                    return
+
+        pumps = [
+            asyncio.ensure_future(pump(reader, there, ours=True)),
+            asyncio.ensure_future(pump(there_reader, writer, ours=False)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in pumps:
+                one.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            while writer in self._frozen:  # a half-open connection is not closed by its other end's going
+                await asyncio.sleep(3600)
+            there.transport.abort()
+
+
+def cuts_at_random(seed: int, mean_bytes: int) -> Callable[[], int]:
+    """For `cut_after`: every connection lives for another number of bytes, many short, some long."""
+    chance = random.Random(seed)
+    return lambda: 1 + int(chance.expovariate(1 / mean_bytes))
