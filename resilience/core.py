@@ -49,6 +49,7 @@ class Core:
         self.app = app
         self.bus = Bus()
         self.answers: dict[str, Answer] = {}
+        self.on_consumer: list[Callable[[Any], None]] = []
         self.on_connected: list[Callable[[Any], None]] = []
         self._plans: dict[str, Plan | None] = {}
 

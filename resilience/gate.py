@@ -53,6 +53,8 @@ class Gate(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
         self._core = self.core
+        for hook in self._core.on_consumer:
+            hook(consumer)
         stock = consumer.update_strategies
 
         def update_strategies() -> None:

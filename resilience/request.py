@@ -10,6 +10,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
+from resilience.delivery import starts
 from resilience.settings import given_by_user
 from resilience.task import BY_THE_MIDDLEWARE
 from signals.events import Attempt, Result
@@ -45,6 +46,11 @@ class ResilientRequest(Request):
             if isinstance(fields.get(name), str):
                 fields[name] = redact(fields[name])
         super().send_event(type, **fields)
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """The pool begins the task. Raises TaskRevokedError where it must not run here any more."""
+        starts.accepted(self)
+        super().on_accepted(pid, time_accepted)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A soft limit is the child's to report; the hard one ends the attempt here."""

@@ -16,7 +16,9 @@ from resilience import identity
 from resilience.delivery.broker import BROKER_ERRORS, WORKER_LIMITS, Broker, is_redis
 from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
+from resilience.delivery.deaths import Suspect
 from resilience.delivery.held import Held, hold_as
+from resilience.delivery.starts import watch
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.plans import PlanError
 from resilience.recovery.failover import journey_of, level_in
@@ -26,6 +28,7 @@ from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
 from resilience.workers.running import RunningAttempt, packed
+from signals.events import ClaimsTakenOver
 from signals.redact import describe
 
 if TYPE_CHECKING:
@@ -54,9 +57,11 @@ class WorkerLife:
         self._former: FormerConnection | None = None
         self._held: Held | None = None
         self._loop = LoopStamp()
+        core.on_consumer.append(self._consumer_made)
         core.on_connected.append(self._connected)
         celery_signals.celeryd_init.connect(self._begins, weak=False)
         celery_signals.celeryd_after_setup.connect(self._set_up, weak=False)
+        celery_signals.worker_shutting_down.connect(self._stops, weak=False)
         celery_signals.worker_process_shutdown.connect(self._child_ends, weak=False)
         celery_signals.worker_shutdown.connect(self._ends, weak=False)
 
@@ -76,7 +81,10 @@ class WorkerLife:
         owner = identity.pin()
         if settings.recovery_enabled and is_redis(core.app.conf.broker_read_url):
             self._own_what_it_holds(owner)
-            pulse = Pulse(owner, settings, core.bus, lambda: Broker(core.app), self._running, self._tell_lost)
+            pulse = Pulse(
+                owner, settings, core.bus, lambda: Broker(core.app), self._running, self._tell_lost, self._condemn,
+                self._held,
+            )  # fmt: skip
             self._pulse = self._with_chores(pulse, instance.hostname)
         logger.info("celeriac: on as %s", owner)
 
@@ -90,11 +98,17 @@ class WorkerLife:
             mine["celeriac_owner"] = hold_as(self._held)
         conf.broker_transport_options = {**mine, **(conf.broker_transport_options or {})}
 
+    def _condemn(self, _broker: Broker, suspect: Suspect) -> bool:
+        """A task that killed its worker although it ran alone."""
+        logger.error("celeriac: %s[%s] killed %d workers", suspect.task, suspect.task_id, suspect.deaths)
+        return False
+
     def _with_chores(self, pulse: Pulse, hostname: str) -> Pulse:
         core = self._core
         former = self._former = FormerConnection(core.settings.namespace, pulse.owner, _running_tags)
         pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
         pulse.every_beat(lambda broker, _elapsed_s: self._tell_what_ended(broker))
+        pulse.every_beat(lambda _broker, _elapsed_s: self._tell_of_late_ends())
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
         pulse.every_beat(self._release_parked)
@@ -107,6 +121,13 @@ class WorkerLife:
         if self._held.blocks:
             self._held.give_back_behind(redelivered)
         Claims(broker).tell(self._held)
+
+    def _tell_of_late_ends(self) -> None:
+        """Tasks that ended here after others had taken them over: they ran, or run, twice."""
+        held = self._held
+        if held is not None and (held.late or held.dropped):
+            late, dropped, held.late, held.dropped = held.late, held.dropped, 0, 0
+            self._core.bus.publish(ClaimsTakenOver(held.owner, late, dropped))
 
     def _running(self) -> str:
         """For the beat: the attempts that a pool slot has begun, and whether this worker is being stopped."""
@@ -136,6 +157,14 @@ class WorkerLife:
         if self._is_worker and instance.app is self._core.app:
             queue = own_queue(self._core.settings.namespace, instance.hostname)
             self._core.app.amqp.queues.select_add(plain_queue(queue))
+
+    def _consumer_made(self, consumer: Any) -> None:
+        if self._held is not None:
+            watch(consumer.pool, self._held)
+
+    def _stops(self, **_: Any) -> None:
+        if self._is_worker and self._pulse is not None:
+            self._pulse.beat_now()  # whoever finds this worker dead shall know that it was being stopped
 
     def _connected(self, consumer: Any) -> None:
         """Before the consumer takes its first message on a new connection."""
@@ -176,7 +205,7 @@ class WorkerLife:
     def _hand_back(self) -> None:
         """The last turn: the pool has stopped, so whatever is still held goes back."""
         held = self._held
-        if held is None or not (len(held) or held.waits_to_be_told):
+        if held is None or not (len(held) or held.unsettled):
             return
         try:
             broker = Broker(self._core.app)

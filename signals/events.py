@@ -124,6 +124,18 @@ class WorkerDied(Event):
 
 
 @dataclass(frozen=True)
+class ClaimsTakenOver(Event):
+    """A worker that was away held messages that others took over meanwhile: `late` of its settlements came too late,
+    so that those tasks ran, or run, twice; `dropped` tasks it did not begin."""
+
+    kind: ClassVar[str] = "claims-taken-over"
+
+    owner: str
+    late: int
+    dropped: int
+
+
+@dataclass(frozen=True)
 class WorkerUnhealthy(Event):
     """A live worker missed health checks."""
 

@@ -7,6 +7,7 @@ of a publisher, of Flower, of a stock consumer in somebody's script, is kombu's 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from kombu.utils.json import dumps, loads
 from resilience import lua
 from resilience.delivery.backlog import KnowsDelayed
 from resilience.delivery.held import Held, Settled, held_by
-from resilience.delivery.lines import CLOSING_S, GONE, Line, Wake
+from resilience.delivery.lines import CLOSING_S, GONE, Line, Marker, Wake
 from resilience.delivery.poller import OwnedPoller
 
 BATCH = 100
@@ -47,6 +48,12 @@ SAY_S = 60.0
 
 ELSEWHERE = ("READONLY", "MASTERDOWN", "UNBLOCKED")
 """Words of a server that is no primary, or has just become none."""
+
+LEASE_S = 30.0
+"""How long a new connection's claims are valid before the pulse must have said so."""
+
+BUSY_S = 5.0
+"""A worker that held something for so long without a pause offers to make room for a message that must run alone."""
 
 COUNTER, WAITED = "n", "w:"
 """Fields of the claims that are no message: the last tag, and each source that the worker ever waited for."""
@@ -105,30 +112,37 @@ class OwnedTurns(_Base):
         self.owned, self.held = True, held
         self._qos = OwnedQoS(self, self.qos.prefetch_count)
         self._claims = self._prefixed(held.claims_key)
-        self._delayed_index = self._prefixed(held.delayed_key)
+        self._keys = [self._prefixed(key) for key in held.turn_keys]
+        self._started = self._prefixed(held.started_key)
         self._main = Line(self, "TURN")
         self._waits: dict[str, Line] = {}
+        self._marker = Marker(self)
         self._wake = Wake()
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
         self._sha = ""
         self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
-        self._idle = self._moved = False
+        self._idle = self._moved = self._drains = False
+        self._busy_since = math.inf
         self._looked_at = self._rests_until = self._silent_until = 0.0
         self._waited: set[str] = set()
         self._thread = threading.get_ident()
         if held.joined_by(self):
             self._recover()
+        held.say_started = self.say_started
 
     def _recover(self) -> None:
         """What a former connection left: claims whose delivery never arrived, and what is held but not run, go back."""
         held = self.held
+        held.renewed(LEASE_S)  # the claims are read below: what was taken away meanwhile is known then
         fields = {name.decode() for name in self._main.ask("HKEYS", self._claims)}
         known = {name for name in fields if name != COUNTER and not name.startswith(WAITED)}
         self._waited = {name.removeprefix(WAITED) for name in fields if name.startswith(WAITED)}
         self._moved = bool(self._waited)  # a message may have moved for a connection that was gone
+        held.drop_all_but(known)
         held.give_back_idle(redelivered)
         settled = held.settle()
-        for tag in sorted(known.difference(held.tags(), settled.acked, (tag for tag, *_ in settled.returned)), key=int):
+        told = [*settled.acked, *(tag for tag, *_ in settled.returned)]
+        for tag in sorted(known.difference(held.tags(), told), key=int):
             held.give_back_unknown(tag)
 
     @property
@@ -143,7 +157,10 @@ class OwnedTurns(_Base):
         poller.attach(self, self._wake)
         self._drop_overdue()
         if self._main.busy or time.monotonic() < self._rests_until:
+            self.say_started()
             return
+        if self.held.lapsed:
+            raise redis.ConnectionError("the lease of this worker lapsed: it drops what it has not begun")
         try:
             self._take_turn(poller)
         except redis.ResponseError as error:
@@ -161,8 +178,16 @@ class OwnedTurns(_Base):
             self._send(room)
             poller.attach(self, self._main)
 
+    def say_started(self) -> None:
+        """Mark what began before it can do harm, when no turn can carry the marks; from any thread."""
+        self._marker.say(self._marks)
+
+    def _marks(self) -> list[str]:
+        tags = self.held.unmarked()
+        return ["SADD", self._started, *tags] if tags else []
+
     def _send(self, room: int) -> None:
-        settled = self.held.settle()
+        settled, started = self.held.settle(), self.held.unmarked()
         if self._moved:
             self._looked_at = time.monotonic()
         queues = self._queue_cycle.consume(len(self.active_queues)) if room else []
@@ -174,10 +199,17 @@ class OwnedTurns(_Base):
         self._sent = (settled, sources, self._moved)
         self._moved = False  # what moves from now on is for the next turn
         self._main.send(
-            "EVALSHA", self._sha, 2 + len(sources) + 2 * len(waits), self._claims, self._delayed_index, *sources,
-            *chain.from_iterable(waits), room, len(queues), len(sources), len(settled.acked), *settled.acked,
-            len(settled.returned), *chain.from_iterable(settled.returned),
+            "EVALSHA", self._sha, len(self._keys) + len(sources) + 2 * len(waits), *self._keys, *sources,
+            *chain.from_iterable(waits), room, len(queues), len(sources), self._solitude(),
+            len(settled.acked), *settled.acked, len(settled.returned), *chain.from_iterable(settled.returned),
+            len(started), *started,
         )  # fmt: skip
+
+    def _solitude(self) -> str:
+        """What this worker offers to a message that must run alone."""
+        if not len(self.held):
+            return "empty"
+        return "drain" if time.monotonic() - self._busy_since > BUSY_S else ""
 
     def _on_turn(self) -> bool:
         """The reply to a turn: deliver what was taken."""
@@ -198,19 +230,23 @@ class OwnedTurns(_Base):
     def _reply(self) -> list[tuple[str, str, bytes]]:
         settled, sources, moved = self._sent
         try:
-            late, first, numbers, *messages = self._main.read()
-        except redis.exceptions.NoScriptError:
-            self._sha = ""  # somebody flushed the scripts: the next turn loads it again
+            late, first, numbers, alone, *messages = self._main.read()
+        except redis.ResponseError as error:
             self._moved = self._moved or moved
+            if not isinstance(error, redis.exceptions.NoScriptError):
+                raise
+            self._sha = ""  # somebody flushed the scripts: the next turn loads it again
             return []
-        self.held.told(settled)
-        self.held.late += late
+        self.held.told(settled, late)
         if sources:
-            self._idle = not messages
+            self._idle, self._drains = not messages, alone > 0
         found = zip((sources[int(number) - 1] for number in numbers.split()), messages, strict=True)
         taken = [(str(tag), source, raw) for tag, (source, raw) in enumerate(found, start=int(first or 0))]
         for tag, _, raw in taken:
             self.held.take(tag, raw)
+        if alone < 0:
+            self.held.alone = taken[0][0]
+        self._busy_since = min(self._busy_since, time.monotonic()) if len(self.held) else math.inf
         return taken
 
     def _deliver(self, tag: str, source: str, raw: bytes) -> None:
@@ -221,7 +257,10 @@ class OwnedTurns(_Base):
         self.connection._deliver(payload, queue)  # noqa: SLF001  what kombu's own channels call
 
     def _room(self) -> int:
+        held = self.held
         if not self.active_queues or not self.qos.can_consume():
+            return 0
+        if len(held) and (self._drains or held.alone in held):
             return 0
         room = self.qos.can_consume_max_estimate()
         if "can_consume" in vars(self.qos):
@@ -315,7 +354,7 @@ class OwnedTurns(_Base):
             self._stop_waiting()
             if self.held.left_by(self):
                 self.held.give_back_idle(redelivered)
-            while self.held.waits_to_be_told:
+            while self.held.unsettled:
                 self._send(room=0)
                 self._reply()
         except (*GONE, redis.ResponseError) as error:
@@ -325,6 +364,7 @@ class OwnedTurns(_Base):
         self.held.left_by(self)
         for line in self._lines:
             line.close()
+        self._marker.close()
         self._wake.close()
 
     # -- other threads -----------------------------------------------------------------------------------------

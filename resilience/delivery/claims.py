@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from resilience import lua
 from resilience.delivery.channel import COUNTER, WAITED, redelivered
-from resilience.delivery.held import Held
+from resilience.delivery.deaths import ALONE, Condemn, Suspect, blamed
+from resilience.delivery.held import Held, Settled
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
 
 AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Inquest:
+    """How a dead worker's begun tasks are judged: `limit` deaths, then once alone, then `condemn`."""
+
+    begun: Collection[str]
+    limit: int
+    condemn: Condemn
 
 
 class Claims:
@@ -26,37 +38,46 @@ class Claims:
         """Tags of what is claimed, oldest first."""
         return sorted(self._entries(held), key=int)
 
-    def give_back(self, held: Held) -> int:
-        """Put everything claimed back to the front of its queue in its old order; returns how many messages moved."""
+    def begun(self, held: Held) -> set[str]:
+        """Tags whose tasks had begun to run, as marked on the server."""
+        rows = cast("set[bytes]", self._broker.client.smembers(self._broker.key(held.started_key)))
+        return {row.decode() for row in rows}
+
+    def give_back(self, held: Held, inquest: Inquest | None = None) -> int:
+        """Put everything claimed back to the front of its queue in its old order; returns how many messages moved.
+
+        With an `inquest`, what had begun carries one more death, and goes where that sends it.
+        """
         entries = self._entries(held)
         newest_first = sorted(entries, key=int, reverse=True)
         late = 0
         for first in range(0, len(newest_first), AT_ONCE):
-            batch = [(tag, redelivered(_message(entries[tag])), "") for tag in newest_first[first : first + AT_ONCE]]
-            late += self._settle(held, [], batch, [])
+            batch = Settled()
+            for tag in newest_first[first : first + AT_ONCE]:
+                _judge(held.owner, tag, entries[tag], inquest, batch)
+            late += self._settle(held, batch)
         waited = [name.decode().removeprefix(WAITED) for name in self._fields(held) if name.startswith(WAITED.encode())]
         waits = [(self._broker.key(held.wait_key(source)), source) for source in waited]
         arrived: int = sum(self._broker.client.llen(wait) for wait, _ in waits)
-        self._settle(held, [], [], waits)
+        self._settle(held, Settled(), waits)
         return len(entries) - late + arrived
 
     def forget(self, held: Held) -> None:
         """The owner is gone and holds nothing any more."""
-        self._broker.client.delete(self._broker.key(held.claims_key))
+        self._broker.client.delete(*(self._broker.key(key) for key in (held.claims_key, held.started_key)))
 
     def tell(self, held: Held) -> None:
         """Tell what a live worker settled while its loop did not turn."""
-        while held.waits_to_be_told:
+        while held.unsettled:
             settled = held.settle()
-            held.late += self._settle(held, settled.acked, settled.returned, [])
-            held.told(settled)
+            held.told(settled, self._settle(held, settled))
 
-    def _settle(
-        self, held: Held, acked: list[str], returned: list[tuple[str, bytes, str]], waits: list[tuple[str, str]]
-    ) -> int:
+    def _settle(self, held: Held, settled: Settled, waits: list[tuple[str, str]] | None = None) -> int:
+        names = held.turn_keys
+        acked, returned = settled.acked, settled.returned
         reply = self._turn(
-            keys=[self._broker.key(held.claims_key), self._broker.key(held.delayed_key), *chain.from_iterable(waits)],
-            args=[0, 0, 0, len(acked), *acked, len(returned), *chain.from_iterable(returned)],
+            keys=[*(self._broker.key(name) for name in names), *chain.from_iterable(waits or [])],
+            args=[0, 0, 0, "", len(acked), *acked, len(returned), *chain.from_iterable(returned), 0],
         )
         return int(cast("list[int]", reply)[0])
 
@@ -72,6 +93,18 @@ class Claims:
         }
 
 
-def _message(entry: bytes) -> bytes:
+def _judge(owner: str, tag: str, entry: bytes, inquest: Inquest | None, fate: Settled) -> None:
+    source, raw = _parts(entry)
+    raw, where = redelivered(raw), ""
+    if inquest is not None and tag in inquest.begun:
+        raw, deaths, task, task_id = blamed(raw)
+        if deaths > inquest.limit and inquest.condemn(Suspect(source, raw, f"{owner}:{tag}", deaths, task, task_id)):
+            fate.acked.append(tag)
+            return
+        where = ALONE if deaths >= inquest.limit else ""
+    fate.returned.append((tag, raw, where))
+
+
+def _parts(entry: bytes) -> tuple[str, bytes]:
     length, _, rest = entry.partition(b":")
-    return rest[int(length) :]
+    return rest[: int(length)].decode(errors="surrogateescape"), rest[int(length) :]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from resilience.delivery.delayed import delayed_key
 
@@ -22,6 +24,8 @@ class Settled:
 
     acked: list[str] = field(default_factory=list)
     returned: list[tuple[str, bytes, str]] = field(default_factory=list)
+    told_before: bool = False
+    """The broker may know of it already: what is late then says nothing."""
 
     def __bool__(self) -> bool:
         return bool(self.acked or self.returned)
@@ -32,6 +36,7 @@ class Held:
 
     A settlement that was sent and not answered is sent again: to repeat it does nothing.
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
+    `alone`: the tag of a task that runs while nothing else does, "" without one.
     """
 
     def __init__(self, namespace: str, owner: str, running: Callable[[], set[str]] = set) -> None:
@@ -39,10 +44,17 @@ class Held:
         self.owner = owner
         self.running = running
         self.blocks = False
+        self.begins_on_accept = False
         self.late = 0
+        self.dropped = 0
+        self.alone = ""
+        self.lease_until = math.inf
+        self.say_started: Callable[[], None] = _nothing
         self._pid = os.getpid()
         self._messages: dict[str, bytes] = {}
         self._begun: set[str] = set()
+        self._jobs: dict[str, Any] = {}
+        self._unmarked: deque[str] = deque()
         self._acked: deque[str] = deque()
         self._returned: deque[tuple[str, bytes, str]] = deque()
         self._under_way = Settled()
@@ -59,9 +71,16 @@ class Held:
         return f"{self.namespace}:v1:claims:{self.owner}"
 
     @property
-    def delayed_key(self) -> str:
-        """The index of what is due later (see due.lua)."""
-        return delayed_key(self.namespace)
+    def turn_keys(self) -> tuple[str, ...]:
+        """The keys that every turn has (see turn.lua)."""
+        base = f"{self.namespace}:v1"
+        return (
+            self.claims_key, delayed_key(self.namespace), self.started_key, f"{base}:alone", f"{base}:alone:for",
+        )  # fmt: skip
+
+    @property
+    def started_key(self) -> str:
+        return f"{self.namespace}:v1:started:{self.owner}"
 
     def wait_key(self, source: str) -> str:
         """Where messages of the list `source` move while this worker waits idly."""
@@ -88,10 +107,38 @@ class Held:
             self._begun.add(tag)
             return True
 
+    @property
+    def lapsed(self) -> bool:
+        """Whether others may have taken over what this worker holds: it could not renew its lease in time."""
+        return time.monotonic() > self.lease_until
+
+    def start(self, tag: str) -> bool:
+        """Its task runs from now on; False if the message may be somebody else's by now: then it must not run."""
+        with self._lock:
+            if self.lapsed or tag not in self._messages:
+                self.dropped += 1
+                return False
+            self._unmarked.append(tag)
+        return True
+
+    def given(self, tag: str, job: Any) -> None:
+        """The pool's own handle of a task that it was given."""
+        if job is not None and tag in self._messages:
+            self._jobs[tag] = job
+
+    def written(self) -> set[str]:
+        """Tags whose task is on its way to a pool process that has not accepted it yet."""
+        return {tag for tag, job in list(self._jobs.items()) if getattr(job, "_write_to", None) is not None}
+
+    def unmarked(self) -> list[str]:
+        """Tags that started and are not marked as such on the server; they are taken out."""
+        return _drain(self._unmarked)
+
     def ack(self, tag: str) -> None:
         """It ended."""
         if self._messages.pop(tag, None) is not None:
             self._begun.discard(tag)
+            self._jobs.pop(tag, None)
             self._acked.append(tag)
 
     def give_back(self, tag: str, rewrite: Callable[[bytes], bytes]) -> None:
@@ -99,6 +146,7 @@ class Held:
         raw = self._messages.pop(tag, None)
         if raw is not None:
             self._begun.discard(tag)
+            self._jobs.pop(tag, None)
             self._returned.append((tag, rewrite(raw), ""))
 
     def hand_over(self, tag: str, label: str) -> bool:
@@ -112,11 +160,21 @@ class Held:
 
     def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> None:
         """Everything that is not running goes back, newest first, so that it lies in its old order."""
-        running = self.running()
+        running = self.running() | self.written()
         with self._lock:
             for tag in reversed(list(self._messages)):
                 if tag not in running:
                     self.give_back(tag, rewrite)
+
+    def drop_all_but(self, claimed: set[str]) -> None:
+        """Others took over what is not claimed any more; what of it does not run yet shall not."""
+        running = self.running() | self.written()
+        with self._lock:
+            for tag in [tag for tag in self._messages if tag not in claimed and tag not in running]:
+                del self._messages[tag]
+                self._begun.discard(tag)
+                self._jobs.pop(tag, None)
+                self.dropped += 1
 
     def give_back_behind(self, rewrite: Callable[[bytes], bytes]) -> None:
         """What waits behind the task in which the loop of a solo worker stands still goes back; newest first."""
@@ -132,18 +190,30 @@ class Held:
     def settle(self) -> Settled:
         """What is to be told now; it stays under way until `told`."""
         with self._lock:
-            if not self._under_way:
+            if self._under_way:
+                self._under_way.told_before = True
+            else:
                 self._under_way = Settled(_drain(self._acked), _drain(self._returned))
             return self._under_way
 
-    def told(self, settled: Settled) -> None:
-        """The broker answered to this settlement."""
+    def told(self, settled: Settled, late: int) -> None:
+        """The broker answered to this settlement: so many of it came too late."""
         with self._lock:
+            if not settled.told_before:
+                self.late += late
             if self._under_way is settled:
                 self._under_way = Settled()
 
+    def renewed(self, lease_s: float) -> None:
+        """This worker's claims are valid for so long from now."""
+        self.lease_until = time.monotonic() + lease_s
+
     @property
     def waits_to_be_told(self) -> bool:
+        return self.unsettled or bool(self._unmarked)
+
+    @property
+    def unsettled(self) -> bool:
         return bool(self._acked or self._returned or self._under_way)
 
     def joined_by(self, channel: object) -> bool:
@@ -162,6 +232,10 @@ def _drain(queue: deque[T]) -> list[T]:
     while queue and len(items) < MOST_AT_ONCE:
         items.append(queue.popleft())
     return items
+
+
+def _nothing() -> None:
+    """Before the first connection there is nobody to tell."""
 
 
 _held: dict[str, Held] = {}

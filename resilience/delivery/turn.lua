@@ -1,30 +1,45 @@
 -- One turn of a worker's loop: settle what ended, then take what there is room for. A message is always either in a
 -- queue or in the claims of a worker, whoever is killed when.
 --
--- EVALSHA sha n claims delayed source... (wait source)...
---         room width sources acked tag... returned (tag text where)...
+-- EVALSHA sha n claims delayed started alone drainer source... (wait source)...
+--         room width sources solitude  acked tag... returned (tag text where)... started tag...
 --   KEYS[1] hash of the worker: tag -> "<length of source key>:<source key><message>", n -> the last tag, a number;
 --           w:<source> for every source that it ever waited for (not used here)
 --   KEYS[2] index of what is due later (see due.lua)
+--   KEYS[3] set of the worker: tags whose task has begun to run, a few that ended since among them
+--   KEYS[4] list of all workers: entries as in KEYS[1], of messages that must run while nothing else does (next: right)
+--   KEYS[5] names the worker that makes room for one of those
 --   KEYS[..] the lists to take from, most urgent first: all queues of a priority, then of the next (next out: right)
 --   KEYS[..] pairs: a list into which messages moved while the worker waited idly, and the source that they came from
 --   ARGV[1] how many messages may be taken   ARGV[2] how many sources have the same priority
 --   ARGV[3] how many sources there are to take from
---   ARGV[4] how many messages were acknowledged, then the tag of each
+--   ARGV[4] "empty": the worker holds nothing, so it may take one of KEYS[4]; "drain": it offers to make room for one
+--   ARGV[5] how many messages were acknowledged, then the tag of each
 --   ARGV[..] how many are returned, then for each its tag, its new text ("": as it is), and where it goes ("": to the
---            front of its source, "<ms>:<task id>": to what is due later, at that time)
--- Reply: { settled too late, first tag taken, "source source ..." (1-based, one per message taken), message... }
-local claims, delayed = KEYS[1], KEYS[2]
+--            front of its source, "<ms>:<task id>": to what is due later, at that time, "alone": to KEYS[4])
+--   ARGV[..] how many tasks began to run, then the tag of each
+-- Reply: { settled too late, first tag taken, "source source ..." (1-based, one per message taken), alone, message... }
+--   alone: -1 when the one message taken must run alone; 1 when this worker shall make room for one, else 0
+local claims, delayed, started, solitary, drainer = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local room, width, sources = tonumber(ARGV[1]), math.max(1, tonumber(ARGV[2])), tonumber(ARGV[3])
-local first_source, at, late = 3, 4, 0
+local solitude, first_source, at, late = ARGV[4], 6, 5, 0
 
 local function int(n) return string.format('%.0f', n) end
 
-local acked = tonumber(ARGV[at])
-for first = at + 1, at + acked, 1000 do
-  local last = math.min(first + 999, at + acked)
-  late = late + (last - first + 1) - redis.call('HDEL', claims, unpack(ARGV, first, last))
+local function source_and_text(entry)
+  local length, rest = string.match(entry, '^(%d+):(.*)$')
+  return string.sub(rest, 1, length), string.sub(rest, length + 1)
 end
+
+local function in_batches(count, act)
+  for first = at + 1, at + count, 1000 do act(first, math.min(first + 999, at + count)) end
+end
+
+local acked = tonumber(ARGV[at])
+in_batches(acked, function(first, last)
+  late = late + (last - first + 1) - redis.call('HDEL', claims, unpack(ARGV, first, last))
+  redis.call('SREM', started, unpack(ARGV, first, last))
+end)
 at = at + acked + 1
 
 local function delay(source, text, tag, due, id)
@@ -38,34 +53,37 @@ local function delay(source, text, tag, due, id)
   redis.call('ZADD', delayed, 'LT', due, source)
 end
 
-for i = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
+local returned = tonumber(ARGV[at])
+for i = at + 1, at + 3 * returned, 3 do
   local tag, text, where = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local entry = redis.call('HGET', claims, tag)
   if entry then
-    local length, rest = string.match(entry, '^(%d+):(.*)$')
-    local source = string.sub(rest, 1, length)
-    if text == '' then text = string.sub(rest, length + 1) end
+    local source, as_it_was = source_and_text(entry)
+    if text == '' then text = as_it_was end
     local due, id = string.match(where, '^(%d+):(.*)$')
     if due then
       delay(source, text, tag, due, id)
+    elseif where == 'alone' then
+      redis.call('LPUSH', solitary, #source .. ':' .. source .. text)
     else
       redis.call('RPUSH', source, text)
     end
     redis.call('HDEL', claims, tag)
+    redis.call('SREM', started, tag)
   else
     late = late + 1
   end
 end
+at = at + 3 * returned + 1
+
+if solitude == 'empty' then redis.call('DEL', started) end
+in_batches(tonumber(ARGV[at]), function(first, last) redis.call('SADD', started, unpack(ARGV, first, last)) end)
 
 for i = first_source + sources, #KEYS, 2 do -- what moved while it waited is the next of its source, and may be taken below
-  local message = redis.call('RPOP', KEYS[i])
-  while message do
-    redis.call('RPUSH', KEYS[i + 1], message)
-    message = redis.call('RPOP', KEYS[i])
-  end
+  while redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'RIGHT', 'RIGHT') do end
 end
 
-local reply, from, tag = { late, '', '' }, {}, nil
+local reply, from, tag = { late, '', '', 0 }, {}, nil
 if room > 0 then
   tag = tonumber(redis.call('HGET', claims, 'n') or '')
   if not tag then -- counted from now on, so that no tag of a former life of this hash comes again
@@ -74,18 +92,49 @@ if room > 0 then
   end
   reply[2] = int(tag + 1)
 end
-for first = 1, room > 0 and sources or 0, width do -- of one priority: a message of each queue in turn
+
+local function claim(source, message) -- before it leaves its list: a server out of memory refuses this
+  tag = tag + 1
+  redis.call('HSET', claims, int(tag), #KEYS[source] .. ':' .. KEYS[source] .. message)
+  from[#from + 1] = source - first_source + 1
+  reply[#reply + 1] = message
+end
+
+local function oldest_solitary()
+  for _, entry in ipairs(redis.call('LRANGE', solitary, -100, -1)) do
+    local wanted = source_and_text(entry)
+    for source = first_source, first_source + sources - 1 do
+      if KEYS[source] == wanted then return entry, source end
+    end
+  end
+end
+
+if solitude ~= '' and room > 0 and redis.call('LLEN', solitary) > 0 then
+  local entry, source = oldest_solitary()
+  if entry and solitude == 'empty' then
+    local _, text = source_and_text(entry)
+    claim(source, text)
+    redis.call('LREM', solitary, -1, entry)
+    reply[4], room = -1, 0
+    redis.call('DEL', drainer)
+  elseif entry then
+    local who = redis.call('GET', drainer)
+    if not who or who == claims then
+      redis.call('SET', drainer, claims, 'PX', 30000)
+      reply[4], room = 1, 0
+    end
+  end
+end
+
+for first = 0, room > 0 and sources - 1 or -1, width do -- of one priority: a message of each queue in turn
   local found = #from < room
   while found do
     found = false
-    for source = first, math.min(first + width - 1, sources) do
-      local key = KEYS[first_source - 1 + source]
-      local message = #from < room and redis.call('RPOP', key)
+    for source = first_source + first, first_source + math.min(first + width, sources) - 1 do
+      local message = #from < room and redis.call('LINDEX', KEYS[source], -1)
       if message then
-        tag = tag + 1
-        redis.call('HSET', claims, int(tag), #key .. ':' .. key .. message)
-        from[#from + 1] = source
-        reply[#reply + 1] = message
+        claim(source, message)
+        redis.call('RPOP', KEYS[source])
         found = true
       end
     end

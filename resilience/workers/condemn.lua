@@ -3,15 +3,16 @@
 -- EVALSHA sha 4 beats grace lock info  suspect judge gone_ms silent_ms channel_prefix lock_ms
 --   KEYS[1] zset owner -> last beat in ms   KEYS[2] while it exists nobody is condemned   KEYS[3] the judge's lock
 --   KEYS[4] hash of the suspect
--- Reply: { 1, what the suspect ran } if it is dead and the judge may reclaim for lock_ms, else { 0, "" }. What it ran
--- is handed out once: a judge that dies now leaves it uncounted rather than have it counted twice.
+-- Reply: { 1, what the suspect ran, 1 if it was being stopped else 0 } if it is dead and the judge may reclaim for
+-- lock_ms, else { 0, "", 0 }. What it ran is handed out once: a judge that dies now leaves it uncounted rather than have
+-- it counted twice.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local beat = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
-if not beat or redis.call('EXISTS', KEYS[2]) == 1 or beat > now - tonumber(ARGV[3]) then return { 0, '' } end
+if not beat or redis.call('EXISTS', KEYS[2]) == 1 or beat > now - tonumber(ARGV[3]) then return { 0, '', 0 } end
 local connected = redis.call('PUBSUB', 'NUMSUB', ARGV[5] .. ARGV[1])[2] > 0
-if connected and beat > now - tonumber(ARGV[4]) then return { 0, '' } end
-if not redis.call('SET', KEYS[3], ARGV[2], 'NX', 'PX', ARGV[6]) then return { 0, '' } end
+if connected and beat > now - tonumber(ARGV[4]) then return { 0, '', 0 } end
+if not redis.call('SET', KEYS[3], ARGV[2], 'NX', 'PX', ARGV[6]) then return { 0, '', 0 } end
 local running = redis.call('HGET', KEYS[4], 'running') or ''
 redis.call('HDEL', KEYS[4], 'running')
-return { 1, running }
+return { 1, running, redis.call('HEXISTS', KEYS[4], 'stopping') }

@@ -7,21 +7,24 @@ dead worker tells what it was running, gives back what it held; other rooms regi
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis
 
 from resilience.delivery.broker import BROKER_ERRORS, Broker
-from resilience.delivery.claims import Claims
+from resilience.delivery.claims import Claims, Inquest
+from resilience.delivery.deaths import Suspect
 from resilience.delivery.held import Held
 from resilience.delivery.unacked import Unacked
-from resilience.workers.registry import Registry
+from resilience.workers.registry import Beat, Registry
 from resilience.workers.running import RunningAttempt, unpacked
 from signals.bus import Bus
 from signals.events import WorkerDied
@@ -34,6 +37,9 @@ logger = logging.getLogger("celeriac")
 
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""
+
+Condemn = Callable[[Broker, Suspect], bool]
+"""Takes a message that killed its worker when it ran alone; True when it is kept elsewhere and may go."""
 
 TellLost = Callable[[str, RunningAttempt, bool], None]
 """Takes a dead worker, an attempt that it did not end, and whether the worker was being stopped."""
@@ -53,13 +59,20 @@ class Pulse:
         connect: Callable[[], Broker],
         running: Callable[[], str],
         tell_lost: TellLost,
+        condemn: Condemn,
+        held: Held | None = None,
     ) -> None:
         self.owner = owner
+        self._held = held
+        self._condemn = condemn
+        self._hurry = threading.Event()
         self._running = running
         self._tell_lost = tell_lost
         self._settings = settings
         self._bus = bus
         self._connect = connect
+        self._known = False
+        self._renewed_at: float | None = None
         self._info: dict[str, Any] = {}
         self._chores: list[Chore] = []
         self._stopping = threading.Event()
@@ -98,9 +111,14 @@ class Pulse:
         except BROKER_ERRORS as error:
             logger.warning("celeriac: not registered yet (%s); the pulse goes on trying", describe(error))
 
+    def beat_now(self) -> None:
+        """What is running changed in a way that others must know before anything else happens."""
+        self._hurry.set()
+
     def stop(self) -> None:
         """Say goodbye: the last thing a worker does, when it holds nothing any more."""
         self._stopping.set()
+        self._hurry.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
@@ -116,6 +134,7 @@ class Pulse:
                     broker.close()
             except BROKER_ERRORS as error:  # noqa: PERF203  the loop is what must go on
                 connected_before = True
+                self._not_renewed()
                 logger.warning("celeriac: pulse lost its connection (%s); again in a moment", describe(error))
                 self._stopping.wait(0.2)
             except Exception:
@@ -134,21 +153,39 @@ class Pulse:
             last = time.monotonic()
             said = ""
             while not self._stopping.is_set():
+                self._hurry.clear()
                 running = self._running()
-                suspects = registry.beat(
+                began = time.monotonic()
+                beat = registry.beat(
                     self.owner, self._settings.gone_s, self._settings.silent_s, reconnected,
-                    running=running if running != said else "",
+                    running=running if running != said else "", known=self._known,
                 )  # fmt: skip
+                self._renewed(beat, began, registry)
                 reconnected, said = False, running
                 now = time.monotonic()
-                burials = self._burials(suspects, registry, unacked, Claims(broker))
+                burials = self._burials(beat.suspects, registry, unacked, Claims(broker))
                 self._do_chores(broker, now - last, [*burials, *self._chores])
                 last = now
-                self._stopping.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
+                self._hurry.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
             self._say_goodbye(registry, Claims(broker))
         finally:
             subscription.close()
+
+    def _renewed(self, beat: Beat, began: float, registry: Registry) -> None:
+        """The server knows of this beat, sent at `began`; a worker that was taken for dead holds nothing any more."""
+        self._known, self._renewed_at = True, began
+        if self._held is not None:
+            self._held.lease_until = -math.inf if beat.forgotten else began + self._settings.silent_s
+        if beat.forgotten:
+            logger.warning("celeriac: others took this worker for dead: it drops what it has not begun")
+            registry.describe_self(self.owner, self._info)
+
+    def _not_renewed(self) -> None:
+        """Without a connection it is taken for dead much earlier than when it is only silent."""
+        if self._held is not None and self._renewed_at is not None:
+            self._held.lease_until = min(self._held.lease_until, self._renewed_at + self._settings.gone_s)
+            self._renewed_at = None
 
     def _say_goodbye(self, registry: Registry, claims: Claims) -> None:
         """Leave nothing behind; a worker that could not hand something back stays known, so that it is found dead."""
@@ -159,7 +196,7 @@ class Pulse:
 
     def _burials(self, suspects: list[str], registry: Registry, unacked: Unacked, claims: Claims) -> list[Chore]:
         def burial(dead: str) -> Chore:
-            return lambda _broker, _elapsed_s: self._take_over(dead, registry, unacked, claims)
+            return lambda broker, _elapsed_s: self._take_over(dead, broker, registry, unacked, claims)
 
         return [burial(suspect) for suspect in suspects]
 
@@ -176,28 +213,33 @@ class Pulse:
                 detail = logger.isEnabledFor(logging.DEBUG)
                 logger.warning("celeriac: upkeep failed, the pulse goes on: %s", describe(error), exc_info=detail)
 
-    def _take_over(self, dead: str, registry: Registry, unacked: Unacked, claims: Claims) -> None:
-        running = registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s)
-        if running is None:
+    def _take_over(self, dead: str, broker: Broker, registry: Registry, unacked: Unacked, claims: Claims) -> None:
+        estate = registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s)
+        if estate is None:
             return
+        held = Held(self._settings.namespace, dead)
+        ran = self._ran(dead, estate.running)
         # First: the next run of an attempt asks for its permit under the same id.
-        estate = Held(self._settings.namespace, dead)
-        self._tell_of(dead, running, {*unacked.tags(dead), *claims.tags(estate)})
-        moved = unacked.give_back(dead) + claims.give_back(estate)
-        claims.forget(estate)
+        self._tell_of(dead, ran, estate.stopping, {*unacked.tags(dead), *claims.tags(held)})
+        begun = claims.begun(held).union(attempt.tag for attempt in ran)
+        inquest = Inquest(begun, self._settings.poison_deaths, partial(self._condemn, broker))
+        moved = unacked.give_back(dead) + claims.give_back(held, None if estate.stopping else inquest)
+        claims.forget(held)
         registry.remove(dead)
         self._bus.publish(WorkerDied(dead, moved, self.owner))
 
-    def _tell_of(self, dead: str, running: str, held: set[str]) -> None:
-        """Tell what `dead` did not end: of what its last beat named, all but the messages acknowledged since."""
+    def _ran(self, dead: str, running: str) -> tuple[RunningAttempt, ...]:
         try:
-            last = unpacked(running or "[false,[]]")
+            return unpacked(running or "[false,[]]").attempts
         except ValueError as error:
             logger.warning("celeriac: what %s ran is not known: %s", dead, describe(error))
-            return
-        for attempt in last.attempts:
+            return ()
+
+    def _tell_of(self, dead: str, ran: tuple[RunningAttempt, ...], stopping: bool, held: set[str]) -> None:
+        """Tell what `dead` did not end: of what its last beat named, all but the messages acknowledged since."""
+        for attempt in ran:
             if not attempt.tag or attempt.tag in held:
-                self._tell_lost(dead, attempt, last.stopping)
+                self._tell_lost(dead, attempt, stopping)
 
     def _let_go(self) -> None:
         """In a forked child: close its copy of the subscription's socket, or it would witness for a dead parent."""

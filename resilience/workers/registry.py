@@ -42,6 +42,22 @@ class WorkerInfo:
         return "degraded" if self.missed >= DEGRADED_AFTER else "healthy"
 
 
+@dataclass(frozen=True)
+class Beat:
+    """What a beat learned: `forgotten`, others took this worker for dead meanwhile; `suspects`, who seems dead."""
+
+    forgotten: bool
+    suspects: list[str]
+
+
+@dataclass(frozen=True)
+class Estate:
+    """A dead worker: what its last beat said that it `running` (see `running.py`), and whether it was being stopped."""
+
+    running: str
+    stopping: bool
+
+
 class Registry:
     """Who beats. Times are the server's."""
 
@@ -59,23 +75,28 @@ class Registry:
         """A worker stays subscribed here as long as its process lives."""
         return f"{self._prefix}:alive:{owner}"
 
-    def beat(self, owner: str, gone_s: float, silent_s: float, reconnected: bool, running: str = "") -> list[str]:
-        """Renew `owner` and return suspects: late and without a connection, or long silent with one.
+    def beat(
+        self, owner: str, gone_s: float, silent_s: float, reconnected: bool, running: str = "", known: bool = False
+    ) -> Beat:
+        """Renew `owner` and look who seems dead: late and without a connection, or long silent with one.
 
-        `running` is what it runs now (see `running.py`), "" if that is as at its last beat.
+        `running` is what it runs now (see `running.py`), "" if that is as at its last beat; `known`: it beat before.
         """
-        rows = self._pulse(
+        forgotten, *rows = self._pulse(
             keys=[self._beats, self._seen, self._grace, self._info(owner)],
-            args=[owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000, running],
-        )
-        return [row.decode() for row in cast("list[bytes]", rows)]
+            args=[
+                owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000, running,
+                int(known),
+            ],
+        )  # fmt: skip
+        return Beat(bool(forgotten), [row.decode() for row in cast("list[bytes]", rows)])
 
-    def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> str | None:
-        """Look again; unless None, `judge` alone may, for 10 s, take what `suspect` held: the text is what it ran."""
+    def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> Estate | None:
+        """Look again; unless None, `judge` alone may, for 10 s, take what `suspect` held."""
         keys = [self._beats, self._grace, f"{self._prefix}:condemned:{suspect}", self._info(suspect)]
         args = [suspect, judge, _ms(gone_s), _ms(silent_s), self.channel(""), LOCK_MS]
-        dead, running = cast("tuple[int, bytes]", self._condemn(keys=keys, args=args))
-        return running.decode(errors="replace") if dead else None
+        dead, running, stopping = cast("tuple[int, bytes, int]", self._condemn(keys=keys, args=args))
+        return Estate(running.decode(errors="replace"), bool(stopping)) if dead else None
 
     def remove(self, owner: str) -> None:
         """Forget a worker that left, or that died and holds nothing any more."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from signals.events import (
     CircuitChanged,
+    ClaimsTakenOver,
     Event,
     MessageQuarantined,
     QuarantineDiscarded,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Only what is rare: an event per re-routed task would cost a publish each, on the path it speeds up.
 _SHOWN = (
     CircuitChanged,
+    ClaimsTakenOver,
     MessageQuarantined,
     QuarantineDiscarded,
     QuarantineDropped,

@@ -6,6 +6,7 @@ import logging
 
 from signals.events import (
     CircuitChanged,
+    ClaimsTakenOver,
     Event,
     MessageQuarantined,
     PolicyConflict,
@@ -56,6 +57,11 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
             return (
                 logging.WARNING,
                 f"worker {owner} died: {reclaimed} messages back on their queues (by {by})",
+            )
+        case ClaimsTakenOver(owner=owner, late=late, dropped=dropped):
+            return (
+                logging.WARNING,
+                f"worker {owner} was taken for dead: {late} of its tasks ran twice, {dropped} it did not begin",
             )
         case WorkerUnhealthy(owner=owner, missed=missed):
             return logging.WARNING, f"worker {owner} missed {missed} health checks"

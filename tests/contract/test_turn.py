@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resilience import lua
 
-CLAIMS, DELAYED = "claims", "delayed"
+CLAIMS, DELAYED, STARTED, ALONE, DRAINER = "claims", "delayed", "started", "alone", "drainer"
 
 
 class Turn:
@@ -21,20 +21,22 @@ class Turn:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
+        self.alone = 0
         self._script = client.register_script(lua.source("resilience.delivery", "turn.lua"))
 
     def __call__(
         self, sources: list[str] | None = None, room: int = 0, width: int = 1, acked: list[str] | None = None,
         returned: list[tuple[str, str]] | None = None, waits: list[tuple[str, str]] | None = None,
-        where: str = "",
+        started: list[str] | None = None, solitude: str = "", where: str = "", claims: str = CLAIMS,
     ) -> tuple[int, list[tuple[str, str, str]]]:  # fmt: skip
         """How many settlements came too late, and (tag, source, message) of what was taken."""
-        sources, acked, returned = sources or [], acked or [], returned or []
-        late, first, numbers, *messages = self._script(
-            keys=[CLAIMS, DELAYED, *sources, *chain.from_iterable(waits or [])],
+        sources, acked, returned, started = sources or [], acked or [], returned or [], started or []
+        late, first, numbers, self.alone, *messages = self._script(
+            keys=[claims, DELAYED, STARTED, ALONE, DRAINER, *sources, *chain.from_iterable(waits or [])],
             args=[
-                room, width, len(sources), len(acked), *acked,
+                room, width, len(sources), solitude, len(acked), *acked,
                 len(returned), *chain.from_iterable((tag, text, where) for tag, text in returned),
+                len(started), *started,
             ],
         )  # fmt: skip
         taken = zip(numbers.split(), messages, strict=True)
@@ -136,6 +138,67 @@ def test_thousands_are_settled_in_one_turn(turn: Turn) -> None:
     _, taken = turn(["q"], room=2500)
     assert turn(acked=[tag for tag, _, _ in taken]) == (0, [])
     assert turn.claimed() == set()
+
+
+def test_begun_tasks_are_marked_until_they_end(turn: Turn) -> None:
+    put(turn, "q", "a", "b", "c")
+    _, taken = turn(["q"], room=3)
+    first, second, third = (tag for tag, _, _ in taken)
+    turn(started=[first, second, third])
+    assert turn.client.smembers(STARTED) == {first, second, third}
+    turn(acked=[first], returned=[(second, "")])
+    assert turn.client.smembers(STARTED) == {third}
+
+
+def test_a_mark_that_came_after_the_end_goes_when_nothing_is_held(turn: Turn) -> None:
+    turn(started=["1"])
+    turn(["q"], room=1, solitude="empty")
+    assert turn.client.exists(STARTED) == 0
+
+
+def set_aside(turn: Turn, source: str, text: str) -> None:
+    put(turn, source, text)
+    _, [(tag, _, _)] = turn([source], room=1)
+    turn(returned=[(tag, "")], where="alone")
+
+
+def test_what_must_run_alone_is_taken_by_nobody_who_holds_something(turn: Turn) -> None:
+    set_aside(turn, "q", "bad")
+    assert turn(["q"], room=5) == (0, [])
+    assert turn(["other"], room=5, solitude="empty") == (0, []), "a queue that this worker does not serve"
+    put(turn, "q", "good")
+    _, taken = turn(["other", "q"], room=5, solitude="empty")
+    assert [(source, text) for _, source, text in taken] == [("q", "bad")]
+    assert turn.alone == -1
+    assert turn.client.exists(ALONE, DRAINER) == 0
+
+
+def test_one_busy_worker_at_a_time_makes_room_for_it(turn: Turn) -> None:
+    set_aside(turn, "q", "bad")
+    put(turn, "q", "good")
+    assert turn(["q"], room=5, solitude="drain", claims="claims:a") == (0, [])
+    assert turn.alone == 1, "this one takes no more until it holds nothing"
+    _, taken = turn(["q"], room=5, solitude="drain", claims="claims:b")
+    assert turn.alone == 0
+    assert [text for _, _, text in taken] == ["good"]
+    turn(["q"], room=5, solitude="empty", claims="claims:a")
+    assert turn.alone == -1
+
+
+def test_a_server_out_of_memory_takes_acknowledgements_and_loses_no_message(turn: Turn) -> None:
+    put(turn, "q", "a", "b", "c")
+    _, taken = turn(["q"], room=1)
+    turn.client.lmove("q", "wait:q", "RIGHT", "LEFT")
+    turn.client.config_set("maxmemory", 1)
+    try:
+        assert turn(acked=[tag for tag, _, _ in taken]) == (0, [])
+        for waits in ([], [("wait:q", "q")]):
+            with pytest.raises(redis.exceptions.ResponseError, match="OOM"):
+                turn(["q"], room=2, waits=waits)
+    finally:
+        turn.client.config_set("maxmemory", 0)
+    _, taken = turn(["q"], room=5, waits=[("wait:q", "q")])
+    assert [text for _, _, text in taken] == ["b", "c"]
 
 
 _STEPS = st.lists(

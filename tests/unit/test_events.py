@@ -11,6 +11,7 @@ import pytest
 from signals import events
 from signals.events import (
     CircuitChanged,
+    ClaimsTakenOver,
     Event,
     MessageQuarantined,
     PolicyConflict,
@@ -78,6 +79,10 @@ _SAMPLES: list[tuple[Event, int, str]] = [
         QuarantineDiscarded("17", "id1", "shop.charge", "exhausted", "ada", "a test order"),
         logging.WARNING,
         "task shop.charge[id1] was discarded from the quarantine, 17 (exhausted), by ada: a test order",
+    ),
+    (
+        ClaimsTakenOver("host:7:ab", 2, 5),
+        logging.WARNING, "worker host:7:ab was taken for dead: 2 of its tasks ran twice, 5 it did not begin",
     ),
     (WorkerUnhealthy("host:7:ab", 2), logging.WARNING, "worker host:7:ab missed 2 health checks"),
 ]  # fmt: skip

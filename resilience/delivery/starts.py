@@ -1,0 +1,54 @@
+"""The instant at which a task begins to run: noted on the server before the task can do harm, or refused.
+
+Prefork and solo begin a task when the pool is given it. Pools that queue tasks inside (threads, greenlets) begin one
+when they accept it, which is when Celery calls the request's `on_accepted`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import TaskRevokedError
+
+from resilience.delivery.held import Held
+
+
+def watch(pool: Any, held: Held) -> None:
+    """Have `pool` ask `held` before it begins a task. Called before Celery looks up the pool's `apply_async`."""
+    if not (pool.uses_semaphore or isinstance(pool, SoloPool)):
+        held.begins_on_accept = True
+        return
+    stock = pool.apply_async
+
+    def apply_async(*args: Any, **options: Any) -> Any:
+        request: Any = getattr(options.get("accept_callback"), "__self__", None)
+        mine = held_of(getattr(request, "message", None))
+        if mine is None:
+            return stock(*args, **options)
+        _begin(mine, request)
+        job = stock(*args, **options)
+        mine.given(request.message.delivery_tag, job)
+        return job
+
+    pool.apply_async = apply_async
+
+
+def accepted(request: Any) -> None:
+    """A pool of this very process begins the task of this request."""
+    held = held_of(request.message)
+    if held is not None and held.begins_on_accept:
+        _begin(held, request)
+
+
+def held_of(message: Any) -> Held | None:
+    """What this worker holds, if the message is of it."""
+    channel: Any = getattr(message, "channel", None)
+    return channel.held if getattr(channel, "owned", False) else None
+
+
+def _begin(held: Held, request: Any) -> None:
+    if not held.start(request.message.delivery_tag):
+        raise TaskRevokedError(f"{request.id} is not begun: its message may be another worker's by now")
+    if held.blocks or held.begins_on_accept:
+        held.say_started()  # no turn of the loop comes between here and the task
