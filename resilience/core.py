@@ -42,6 +42,11 @@ Answer = Callable[[Any], None]
 """Takes a raw message that the main process answers itself."""
 
 
+def never(_message: Any, _body: Any) -> bool:
+    """Without a transport of ours, what is due later waits as in stock Celery: in the memory of a worker."""
+    return False
+
+
 class Core:
     """One per app. Parts are made when first needed, so that an app may be configured after it was made resilient."""
 
@@ -50,6 +55,7 @@ class Core:
         self.bus = Bus()
         self.answers: dict[str, Answer] = {}
         self.on_consumer: list[Callable[[Any], None]] = []
+        self.hands_over: Callable[[Any, Any], bool] = never
         self.on_connected: list[Callable[[Any], None]] = []
         self._plans: dict[str, Plan | None] = {}
 

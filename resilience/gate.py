@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from celery import bootsteps
 from kombu.utils.encoding import ensure_bytes
 
+from resilience.delivery.eta import is_due
 from resilience.recovery.deadline import left_s
 from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
 from resilience.router import queue_of
@@ -76,6 +77,21 @@ class Gate(bootsteps.StartStopStep):
         answer = self._core.answers.get(name)
         if answer is not None:
             return self._answering(answer)
+        return self._punctual(self._gated(name, strategy))
+
+    def _punctual(self, strategy: Strategy) -> Strategy:
+        """What is due later waits in Redis; it comes again when it is due."""
+        core, consumer = self._core, self._consumer
+
+        def punctual(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
+            if core.hands_over(message, body):
+                ack(logger, consumer.connection_errors)
+                return None
+            return strategy(message, body, ack, reject, callbacks, **kwargs)
+
+        return punctual
+
+    def _gated(self, name: str, strategy: Strategy) -> Strategy:
         plan = self._core.plan_for(name)
         if plan is None or not self._core.circuits_on:
             return strategy
@@ -86,7 +102,11 @@ class Gate(bootsteps.StartStopStep):
             try:
                 at_home = HEADER not in headers
                 passes = at_home and may_enter(circuit)
-                if not passes and not headers.get("eta") and self._moved(plan, name, message, ack, refused=at_home):
+                if (
+                    not passes
+                    and is_due(headers, time.time())
+                    and self._moved(plan, name, message, ack, refused=at_home)
+                ):
                     return None
             except Exception as error:  # noqa: BLE001  a mangled message, or no broker: it runs here, where Celery judges it
                 logger.warning("celeriac: the gate let %s pass, it could not move it: %s", name, describe(error))

@@ -24,7 +24,9 @@ from resilience.plans import PlanError
 from resilience.recovery.failover import journey_of, level_in
 from resilience.router import plain_queue
 from resilience.settings import SettingsError
+from resilience.workers.commands import know_delayed
 from resilience.workers.health import LoopStamp, own_queue
+from resilience.workers.later import Later
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
 from resilience.workers.running import RunningAttempt, packed
@@ -56,6 +58,7 @@ class WorkerLife:
         self._pulse: Pulse | None = None
         self._former: FormerConnection | None = None
         self._held: Held | None = None
+        self._later: Later | None = None
         self._loop = LoopStamp()
         core.on_consumer.append(self._consumer_made)
         core.on_connected.append(self._connected)
@@ -86,6 +89,10 @@ class WorkerLife:
                 self._held,
             )  # fmt: skip
             self._pulse = self._with_chores(pulse, instance.hostname)
+            self._later = Later(settings.namespace, owner, settings.beat_s, pulse.alarm.ring)
+            pulse.when_due = self._later.look
+            if self._held is not None:
+                core.hands_over = self._later.takes
         logger.info("celeriac: on as %s", owner)
 
     def _own_what_it_holds(self, owner: str) -> None:
@@ -175,6 +182,8 @@ class WorkerLife:
         if self._held is not None:
             self._held.blocks = self._is_solo
         _stamp_turns(consumer, self._loop)
+        if self._later is not None:
+            know_delayed(consumer, self._pulse.owner, self._core.settings.namespace, self._later)
         self._pulse.start({
             "hostname": consumer.hostname,
             "pid": os.getpid(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -83,6 +84,10 @@ class Broker:
         return cast(
             "bytes | str", self._channel.decode_body(message["body"], message["properties"].get("body_encoding"))
         )
+
+    def message(self, raw: bytes) -> Any:
+        """A message as it lies in a queue's list, as consumers get it. Raises ValueError, KeyError or TypeError."""
+        return self._channel.Message(json.loads(raw), channel=self._channel)
 
     def script(self, source: str) -> Any:
         return self.client.register_script(source)

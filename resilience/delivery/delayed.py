@@ -7,7 +7,7 @@ that gets it hands it over again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -120,6 +120,20 @@ class Delayed:
             DelayedMessage(source, due / 1000, raw)
             for (due, source, _), raw in zip(found[:most], texts, strict=True)
             if raw is not None  # it was released between the two questions
+        ]
+
+    def of(self, task_ids: Iterable[str]) -> list[DelayedMessage]:
+        """Those of some tasks; of several messages of one task the first."""
+        places = [(source, task_id) for source in self._sources() for task_id in task_ids]
+        pipe = self._broker.client.pipeline(transaction=False)
+        for source, task_id in places:
+            pipe.hget(messages_key(self._index, source), task_id)
+            pipe.zscore(due_key(self._index, source), task_id)
+        replies = pipe.execute() if places else []
+        return [
+            DelayedMessage(source, float(due) / 1000, raw)
+            for (source, _), raw, due in zip(places, replies[::2], replies[1::2], strict=True)
+            if raw is not None and due is not None
         ]
 
     def _move(self, everything: bool) -> Look:

@@ -11,9 +11,11 @@
 -- and <delayed>:keeper, the one worker that comes back in time for the next message; the others just look every beat.
 -- Reply: { moved, the server's time in ms, when to come back in ms: "" unless the caller is the keeper }
 --
+-- A server out of memory refuses a script's first write if that could take memory, and none after it. Moving takes none,
+-- so a write that changes nothing goes first.
 -- While the batch before is not taken yet, none follows: in front of it the next one would be taken first.
 local delayed, owner, most, all = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
-local HOLD_MS, FORGET_FRONT_MS, SOURCES = 50, 3600000, 100
+local PAUSE_MS, HOLD_MS, FORGET_FRONT_MS, SOURCES = 5, 20, 3600000, 100
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local moved = 0
@@ -48,16 +50,19 @@ local function move(source, due, messages, members)
 end
 
 local until_when = all and '+inf' or ms(now)
-for _, source in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', until_when, 'LIMIT', 0, SOURCES)) do
+local sources = redis.call('ZRANGEBYSCORE', delayed, '-inf', until_when, 'LIMIT', 0, SOURCES)
+if redis.call('EXISTS', delayed) == 1 then redis.call('ZREM', delayed, '') end
+for _, source in ipairs(sources) do
   local due, messages = delayed .. ':due:' .. source, delayed .. ':messages:' .. source
   local front = delayed .. ':front:' .. source
-  if all or not before_is_waiting(front, source) then
+  local held_back = not all and before_is_waiting(front, source)
+  if not held_back then
     local last = move(source, due, messages, redis.call('ZRANGEBYSCORE', due, '-inf', until_when, 'LIMIT', 0, most))
     if last and not all then redis.call('SET', front, last, 'PX', FORGET_FRONT_MS) end
   end
   local next = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
   if next then
-    redis.call('ZADD', delayed, ms(math.max(tonumber(next), now + HOLD_MS)), source)
+    redis.call('ZADD', delayed, ms(math.max(tonumber(next), now + (held_back and HOLD_MS or PAUSE_MS))), source)
   else
     redis.call('ZREM', delayed, source)
     redis.call('DEL', messages)

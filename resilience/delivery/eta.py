@@ -56,3 +56,12 @@ def appointment(fields: Mapping[str, Any], now_s: float) -> Appointment | None:
         if expires_s is None or expires_s <= now_s:
             return None
     return Appointment(task_id, due_s)
+
+
+def is_due(fields: Mapping[str, Any], now_s: float) -> bool:
+    """Whether the task would run at once; also True without an `eta`, False with one that is no moment."""
+    eta = fields.get("eta")
+    if not eta:
+        return True
+    due_s = moment(eta)
+    return due_s is not None and due_s - now_s < SOON_S

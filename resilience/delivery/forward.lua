@@ -4,6 +4,7 @@
 --   KEYS[1] as in due.lua   ARGV task ids
 -- Reply: how many messages moved.
 local delayed, moved = KEYS[1], 0
+redis.call('ZREM', delayed, '') -- see due.lua
 for _, source in ipairs(redis.call('ZRANGE', delayed, 0, -1)) do
   local due, messages = delayed .. ':due:' .. source, delayed .. ':messages:' .. source
   for _, id in ipairs(ARGV) do

@@ -43,6 +43,7 @@ end)
 at = at + acked + 1
 
 local function delay(source, text, tag, due, id)
+  redis.call('HDEL', claims, '') -- see due.lua: a server out of memory does not refuse what comes after it
   local messages, member, copy = delayed .. ':messages:' .. source, id, 2
   while redis.call('HEXISTS', messages, member) == 1 do -- a task may have several messages; nine of them can be revoked
     member = id .. '#' .. (copy < 10 and copy or claims .. ':' .. tag)

@@ -24,6 +24,7 @@ from resilience.delivery.claims import Claims, Inquest
 from resilience.delivery.deaths import Suspect
 from resilience.delivery.held import Held
 from resilience.delivery.unacked import Unacked
+from resilience.workers.alarm import Alarm
 from resilience.workers.registry import Beat, Registry
 from resilience.workers.running import RunningAttempt, unpacked
 from signals.bus import Bus
@@ -45,9 +46,14 @@ TellLost = Callable[[str, RunningAttempt, bool], None]
 """Takes a dead worker, an attempt that it did not end, and whether the worker was being stopped."""
 
 
+def _never_due(_broker: Broker) -> float:
+    return math.inf
+
+
 class Pulse:
     """Started in a worker's main process. `connect` makes a fresh broker client; chores run between beats.
 
+    `when_due` is called after every beat, and in between at the monotonic time that its last call returned.
     `running` writes down what this worker runs now (see `running.py`); `tell_lost` hears of what a dead one ran.
     """
 
@@ -65,7 +71,7 @@ class Pulse:
         self.owner = owner
         self._held = held
         self._condemn = condemn
-        self._hurry = threading.Event()
+        self.alarm = Alarm()
         self._running = running
         self._tell_lost = tell_lost
         self._settings = settings
@@ -75,6 +81,7 @@ class Pulse:
         self._renewed_at: float | None = None
         self._info: dict[str, Any] = {}
         self._chores: list[Chore] = []
+        self.when_due: Callable[[Broker], float] = _never_due
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._witness: Any = None
@@ -113,12 +120,12 @@ class Pulse:
 
     def beat_now(self) -> None:
         """What is running changed in a way that others must know before anything else happens."""
-        self._hurry.set()
+        self.alarm.beat_now()
 
     def stop(self) -> None:
         """Say goodbye: the last thing a worker does, when it holds nothing any more."""
         self._stopping.set()
-        self._hurry.set()
+        self.alarm.beat_now()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
@@ -153,7 +160,7 @@ class Pulse:
             last = time.monotonic()
             said = ""
             while not self._stopping.is_set():
-                self._hurry.clear()
+                self.alarm.begin()
                 running = self._running()
                 began = time.monotonic()
                 beat = registry.beat(
@@ -166,7 +173,7 @@ class Pulse:
                 burials = self._burials(beat.suspects, registry, unacked, Claims(broker))
                 self._do_chores(broker, now - last, [*burials, *self._chores])
                 last = now
-                self._hurry.wait(self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
+                self._pause(broker, now + self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
             self._say_goodbye(registry, Claims(broker))
         finally:
@@ -186,6 +193,13 @@ class Pulse:
         if self._held is not None and self._renewed_at is not None:
             self._held.lease_until = min(self._held.lease_until, self._renewed_at + self._settings.gone_s)
             self._renewed_at = None
+
+    def _pause(self, broker: Broker, next_beat: float) -> None:
+        """Until the next beat; what is due before it is done in between."""
+        while not self._stopping.is_set():
+            self._do_chores(broker, 0.0, [lambda broker, _elapsed_s: self.alarm.ring(self.when_due(broker))])
+            if self.alarm.wait(next_beat):
+                return
 
     def _say_goodbye(self, registry: Registry, claims: Claims) -> None:
         """Leave nothing behind; a worker that could not hand something back stays known, so that it is found dead."""

@@ -1,0 +1,57 @@
+"""A project whose tasks are due later: its book says when each ran."""
+
+import json
+import os
+import time
+
+import redis
+from celery import Celery, chain
+
+from resilience import Resilience
+
+REDIS = os.environ["AGENDA_REDIS"]
+app = Celery("agenda", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+Resilience(app)
+app.conf.update(worker_prefetch_multiplier=2, timezone="America/New_York", **json.loads(os.environ.get("AGENDA", "{}")))
+book = redis.Redis.from_url(f"{REDIS}/2", decode_responses=True)
+
+
+@app.task(circuit=False)
+def note(number, due_s=None):
+    """The book says that it ran, and how many seconds late."""
+    late_s = time.time() - due_s if due_s is not None else 0.0
+    book.rpush("ran", json.dumps([number, late_s]))
+    return number
+
+
+@app.task
+def with_a_plan(number):
+    """The same through the gate of a circuit."""
+    return note(number)
+
+
+@app.task(circuit=False)
+def hold(number):
+    """Run until the test says go."""
+    book.rpush("began", number)
+    while not book.exists("go"):
+        time.sleep(0.02)
+
+
+@app.task(bind=True, circuit=False, max_retries=3)
+def again(self, number, countdown):
+    """Ask twice to come back later, then note."""
+    if self.request.retries < 2:
+        raise self.retry(countdown=countdown)
+    note(f"{number} after {self.request.retries} retries")
+
+
+@app.task(circuit=False)
+def add(left, right):
+    note("added")
+    return left + right
+
+
+def later_chain(countdown):
+    """Two tasks in a row, each of which waits."""
+    return chain(add.s(1, 1).set(countdown=countdown), add.s(1).set(countdown=countdown))
