@@ -89,6 +89,12 @@ class WorkerProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of a main process that has ended; None while it lives."""
+        assert self._process is not None
+        return self._process.poll()
+
     def start(self) -> None:
         """Start without waiting, so that several can boot at once."""
         self._read_from = self.log_path.stat().st_size if self.log_path.exists() else 0

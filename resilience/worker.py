@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
@@ -16,11 +17,11 @@ from resilience import identity
 from resilience.delivery.broker import BROKER_ERRORS, WORKER_LIMITS, Broker, is_redis
 from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
-from resilience.delivery.deaths import Suspect
 from resilience.delivery.held import Held, hold_as
 from resilience.delivery.starts import watch
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.plans import PlanError
+from resilience.poison import condemn
 from resilience.recovery.failover import journey_of, level_in
 from resilience.router import plain_queue
 from resilience.settings import SettingsError
@@ -85,8 +86,8 @@ class WorkerLife:
         if settings.recovery_enabled and is_redis(core.app.conf.broker_read_url):
             self._own_what_it_holds(owner)
             pulse = Pulse(
-                owner, settings, core.bus, lambda: Broker(core.app), self._running, self._tell_lost, self._condemn,
-                self._held,
+                owner, settings, core.bus, lambda: Broker(core.app), self._running, self._tell_lost,
+                partial(condemn, core), self._held,
             )  # fmt: skip
             self._pulse = self._with_chores(pulse, instance.hostname)
             self._later = Later(settings.namespace, owner, settings.beat_s, pulse.alarm.ring)
@@ -104,11 +105,6 @@ class WorkerLife:
             self._held = Held(namespace, owner, _running_tags)
             mine["celeriac_owner"] = hold_as(self._held)
         conf.broker_transport_options = {**mine, **(conf.broker_transport_options or {})}
-
-    def _condemn(self, _broker: Broker, suspect: Suspect) -> bool:
-        """A task that killed its worker although it ran alone."""
-        logger.error("celeriac: %s[%s] killed %d workers", suspect.task, suspect.task_id, suspect.deaths)
-        return False
 
     def _with_chores(self, pulse: Pulse, hostname: str) -> Pulse:
         core = self._core

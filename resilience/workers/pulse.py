@@ -14,14 +14,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis
 
 from resilience.delivery.broker import BROKER_ERRORS, Broker
 from resilience.delivery.claims import Claims, Inquest
-from resilience.delivery.deaths import Suspect
+from resilience.delivery.deaths import Condemn
 from resilience.delivery.held import Held
 from resilience.delivery.unacked import Unacked
 from resilience.workers.alarm import Alarm
@@ -38,9 +37,6 @@ logger = logging.getLogger("celeriac")
 
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""
-
-Condemn = Callable[[Broker, Suspect], bool]
-"""Takes a message that killed its worker when it ran alone; True when it is kept elsewhere and may go."""
 
 TellLost = Callable[[str, RunningAttempt, bool], None]
 """Takes a dead worker, an attempt that it did not end, and whether the worker was being stopped."""
@@ -210,7 +206,7 @@ class Pulse:
 
     def _burials(self, suspects: list[str], registry: Registry, unacked: Unacked, claims: Claims) -> list[Chore]:
         def burial(dead: str) -> Chore:
-            return lambda broker, _elapsed_s: self._take_over(dead, broker, registry, unacked, claims)
+            return lambda _broker, _elapsed_s: self._take_over(dead, registry, unacked, claims)
 
         return [burial(suspect) for suspect in suspects]
 
@@ -227,7 +223,7 @@ class Pulse:
                 detail = logger.isEnabledFor(logging.DEBUG)
                 logger.warning("celeriac: upkeep failed, the pulse goes on: %s", describe(error), exc_info=detail)
 
-    def _take_over(self, dead: str, broker: Broker, registry: Registry, unacked: Unacked, claims: Claims) -> None:
+    def _take_over(self, dead: str, registry: Registry, unacked: Unacked, claims: Claims) -> None:
         estate = registry.condemn(dead, self.owner, self._settings.gone_s, self._settings.silent_s)
         if estate is None:
             return
@@ -236,7 +232,7 @@ class Pulse:
         # First: the next run of an attempt asks for its permit under the same id.
         self._tell_of(dead, ran, estate.stopping, {*unacked.tags(dead), *claims.tags(held)})
         begun = claims.begun(held).union(attempt.tag for attempt in ran)
-        inquest = Inquest(begun, self._settings.poison_deaths, partial(self._condemn, broker))
+        inquest = Inquest(begun, self._settings.poison_deaths, self._condemn)
         moved = unacked.give_back(dead) + claims.give_back(held, None if estate.stopping else inquest)
         claims.forget(held)
         registry.remove(dead)

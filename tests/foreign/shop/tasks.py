@@ -5,6 +5,7 @@ import time
 
 import httpx
 import redis
+from billiard.process import current_process
 from celery import Celery, Task
 
 from resilience import Resilience
@@ -60,6 +61,15 @@ def poison():
     """Kill the process that runs it."""
     book.rpush("poisoned", os.getpid())
     os.kill(os.getpid(), 9)
+
+
+@app.task(circuit="slow-to-open")
+def massacre():
+    """Kill the whole worker, whatever its pool: the main process, from which a pool process would not recover."""
+    book.rpush("killed", os.getpid())
+    in_child = current_process().name.startswith("ForkPool")
+    os.kill(os.getppid() if in_child else os.getpid(), 9)
+    os._exit(1)
 
 
 @app.task(bind=True, circuit="slow-to-open")
