@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -49,7 +49,10 @@ class RecordingSink:
 
 
 class WorkerProcess:
-    """`celery -A app worker` of the project in `folder`, as its user would start it; its log lies in `log_dir`."""
+    """`celery -A app worker` of the project in `folder`, as its user would start it; its log lies in `log_dir`.
+
+    `args` are further words for the command line, such as `--autoscale=4,1`.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class WorkerProcess:
         pool: str = "prefork",
         concurrency: int = 2,
         env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log_path = log_dir / f"{name}.log"
@@ -70,6 +74,7 @@ class WorkerProcess:
         self._argv = [
             *(sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@test", "-Q", queues),
             *("-P", pool, "-c", str(concurrency), "-l", "INFO", "--without-gossip", "--without-mingle"),
+            *args,
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
