@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench chaos clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -30,6 +30,9 @@ test: lint       ## lint, types, layers, then every test
 
 bench: $(STAMP)  ## what it costs beside its peers, some minutes; ARGS="breaker --json FILE", ARGS=--quick
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: $(STAMP)  ## 200 SIGKILLs of loaded workers, about a quarter of an hour; ARGS="--resume FILE --pools solo"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache

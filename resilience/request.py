@@ -7,6 +7,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.concurrency.base import BasePool
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
@@ -51,6 +52,15 @@ class ResilientRequest(Request):
         """The pool begins the task. Raises TaskRevokedError where it must not run here any more."""
         starts.accepted(self)
         super().on_accepted(pid, time_accepted)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """A cold shutdown ends what runs, in pools that can. In others it runs to its end.
+
+        Solo and threads cannot end a task. Celery's attempt raises inside a signal handler: of solo, in the middle of
+        the task, which then counts as failed and is lost; of threads, in the loop, which then says that it crashed.
+        """
+        if type(pool).terminate_job is not BasePool.terminate_job or "terminate_job" in vars(pool):
+            super().cancel(pool, signal, emit_retry)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A soft limit is the child's to report; the hard one ends the attempt here."""
