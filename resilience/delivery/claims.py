@@ -48,6 +48,10 @@ class Claims:
 
         With an `inquest`, what had begun carries one more death, and goes where that sends it.
         """
+        waited = [name.decode().removeprefix(WAITED) for name in self._fields(held) if name.startswith(WAITED.encode())]
+        waits = [(self._broker.key(held.wait_key(source)), source) for source in waited]
+        arrived: int = sum(self._broker.client.llen(wait) for wait, _ in waits)
+        self._settle(held, Settled(), waits)  # the youngest: what was claimed goes in front of them
         entries = self._entries(held)
         newest_first = sorted(entries, key=int, reverse=True)
         late = 0
@@ -56,10 +60,6 @@ class Claims:
             for tag in newest_first[first : first + AT_ONCE]:
                 _judge(held.owner, tag, entries[tag], inquest, batch)
             late += self._settle(held, batch)
-        waited = [name.decode().removeprefix(WAITED) for name in self._fields(held) if name.startswith(WAITED.encode())]
-        waits = [(self._broker.key(held.wait_key(source)), source) for source in waited]
-        arrived: int = sum(self._broker.client.llen(wait) for wait, _ in waits)
-        self._settle(held, Settled(), waits)
         return len(entries) - late + arrived
 
     def forget(self, held: Held) -> None:

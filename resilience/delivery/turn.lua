@@ -42,6 +42,11 @@ in_batches(acked, function(first, last)
 end)
 at = at + acked + 1
 
+-- What moved while it waited may be taken below. Before what returns: that was taken earlier, so it is older.
+for i = first_source + sources, #KEYS, 2 do
+  while redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'LEFT', 'RIGHT') do end
+end
+
 local function delay(source, text, tag, due, id)
   redis.call('HDEL', claims, '') -- see due.lua: a server out of memory does not refuse what comes after it
   local messages, member, copy = delayed .. ':messages:' .. source, id, 2
@@ -79,10 +84,6 @@ at = at + 3 * returned + 1
 
 if solitude == 'empty' then redis.call('DEL', started) end
 in_batches(tonumber(ARGV[at]), function(first, last) redis.call('SADD', started, unpack(ARGV, first, last)) end)
-
-for i = first_source + sources, #KEYS, 2 do -- what moved while it waited is the next of its source, and may be taken below
-  while redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'RIGHT', 'RIGHT') do end
-end
 
 local reply, from, tag = { late, '', '', 0 }, {}, nil
 if room > 0 then

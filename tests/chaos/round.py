@@ -32,6 +32,7 @@ _PERMITTED_ERRORS = (
 _STAYS = (
     re.compile(rb"_kombu\.binding.*"),  # which queues there are: kombu's own, for ever
     re.compile(rb".*:workers:(seen|grace)"),  # when anybody beat last
+    re.compile(rb".*:delayed:front:.*"),  # a copy of what was released last, for an hour
 )
 _TROUBLE = re.compile(
     r"^\[[^]]*: (?:ERROR|CRITICAL)/.*$|^\[.*celeriac: (?:upkeep failed|pulse failed|pulse lost).*$|^Traceback .*$", re.M
@@ -177,14 +178,18 @@ def _left_over(broker: Any, when: str, within_s: float) -> list[Finding]:
 
 def _holding(broker: Any) -> Iterable[tuple[bytes, set[int]]]:
     for key in sorted(cast("list[bytes]", broker.keys("*"))):
-        jobs = set() if b":worker:" in key else numbers_in(contents(broker, key))
+        jobs = set() if b":worker:" in key or _stays(key) else numbers_in(contents(broker, key))
         if jobs:
             yield key, jobs
 
 
 def _unknown_keys(broker: Any) -> list[bytes]:
     keys = sorted(cast("list[bytes]", broker.keys("*")))
-    return [key for key in keys if not any(stays.fullmatch(key) for stays in _STAYS)]
+    return [key for key in keys if not _stays(key)]
+
+
+def _stays(key: bytes) -> bool:
+    return any(stays.fullmatch(key) for stays in _STAYS)
 
 
 def _in_logs(fleet: Fleet, record: Record) -> list[Finding]:

@@ -115,6 +115,15 @@ def test_what_moved_while_it_waited_is_taken_first_or_goes_back(turn: Turn) -> N
     assert turn.client.exists("wait:q") == 0
 
 
+def test_what_returns_goes_in_front_of_what_moved_while_it_waited(turn: Turn) -> None:
+    put(turn, "q", "a", "b", "c", "d")
+    _, [(tag, _, _)] = turn(["q"], room=1)
+    for _ in range(2):
+        turn.client.lmove("q", "wait:q", "RIGHT", "LEFT")
+    turn(returned=[(tag, "")], waits=[("wait:q", "q")])
+    assert lies_in(turn, "q") == ["a", "b", "c", "d"]
+
+
 def test_tags_of_a_hash_that_was_forgotten_never_come_again(turn: Turn) -> None:
     put(turn, "q", "a", "b")
     _, [(first, _, _)] = turn(["q"], room=1)
