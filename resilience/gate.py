@@ -16,6 +16,8 @@ from celery import bootsteps
 from kombu.utils.encoding import ensure_bytes
 
 from resilience.delivery.eta import is_due
+from resilience.exits import Exits
+from resilience.intake import guard
 from resilience.recovery.deadline import left_s
 from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
 from resilience.router import queue_of
@@ -38,9 +40,9 @@ _NOT_COPIED = (
 )
 
 
-def gate_for(core: Core) -> type[Gate]:
+def gate_for(core: Core, exits: Exits) -> type[Gate]:
     """The bootstep class to install: Celery makes the instance, and knows nothing of `core`."""
-    return type("CeleriacGate", (Gate,), {"core": core, "__module__": __name__})
+    return type("CeleriacGate", (Gate,), {"core": core, "exits": exits, "__module__": __name__})
 
 
 class Gate(bootsteps.StartStopStep):
@@ -49,6 +51,7 @@ class Gate(bootsteps.StartStopStep):
     name = "celeriac-gate"
     requires = ("celery.worker.consumer.tasks:Tasks",)  # the connection stands; the loop has not begun to take messages
     core: ClassVar[Core]
+    exits: ClassVar[Exits]
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -64,9 +67,11 @@ class Gate(bootsteps.StartStopStep):
                 consumer.strategies[name] = self._around(name, strategy)
 
         consumer.update_strategies = update_strategies
+        guard(consumer, self.exits)
 
     def start(self, consumer: Any) -> None:
         """The connection is new, or new again: what the last one held is settled first."""
+        self.exits.connected(consumer)
         for hook in self._core.on_connected:
             hook(consumer)
 

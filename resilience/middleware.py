@@ -14,8 +14,10 @@ from celery.utils.imports import symbol_by_name
 from resilience.breaker.guard import Breakers
 from resilience.core import Core
 from resilience.delivery.broker import Broker
+from resilience.exits import Exits
 from resilience.gate import gate_for
 from resilience.plans import OPTIONS
+from resilience.quarantine import verdict
 from resilience.quarantine.desk import Quarantine
 from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
@@ -73,9 +75,11 @@ class Resilience:
         app.add_defaults(self._defaults)
         app.on_after_configure.connect(self._configured, weak=False)
         app.on_after_finalize.connect(self._finalized, weak=False)
-        app.steps["consumer"].add(gate_for(core))
+        self.exits = exits = Exits(core)
+        app.steps["consumer"].add(gate_for(core, exits))
+        verdict.connect()
         Receivers(app, self.runner.observe).connect()
-        WorkerLife(core, self._health, self.runner.observe_dead)
+        WorkerLife(core, self._health, exits, self.runner.observe_dead)
         if app.configured:
             app.add_defaults(self._defaults())
             self._configured()

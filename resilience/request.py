@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
+from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state as worker_state
-from celery.worker.request import Request
+from celery.worker.request import Request, logger
 
 from resilience.delivery import starts
+from resilience.quarantine.record import Reason
+from resilience.quarantine.verdict import Verdict, arrived
 from resilience.settings import given_by_user
 from resilience.task import BY_THE_MIDDLEWARE
 from signals.events import Attempt, Result
-from signals.redact import redact
+from signals.redact import describe, redact
 
 LOST_RETRY_DELAY_S = 1.0
 
 
 class ResilientRequest(Request):
-    """Celery's Request; adds the observation and a quick retry after a lost child."""
+    """Celery's Request; adds the observation, a quick retry after a lost child, and the way into the quarantine."""
 
     _observed = False
     _succeeded = False
+    _verdict: Verdict | None = None
+    """Why the message is quarantined before it is acknowledged, from the failure on until that has happened."""
+    _quarantined = False
+    acknowledged: bool
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -64,8 +72,11 @@ class ResilientRequest(Request):
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A soft limit is the child's to report; the hard one ends the attempt here."""
+        if not soft:
+            self._verdict = self._judged(Verdict(Reason.TIME_LIMIT, f"it ran longer than {timeout:g} s"))
         try:
             super().on_timeout(soft, timeout)
+            self._quarantine_if_acknowledged_before()
         finally:
             if not soft:
                 self._observe(TimeLimitExceeded(timeout))
@@ -78,8 +89,12 @@ class ResilientRequest(Request):
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
+        if self._verdict is None:
+            self._verdict = self._judged(self._verdict_on(exc_info, error))
         try:
-            return super().on_failure(exc_info, send_failed_event, return_ok)
+            outcome = super().on_failure(exc_info, send_failed_event, return_ok)
+            self._quarantine_if_acknowledged_before()
+            return outcome
         finally:
             lost = isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
             if lost and not (return_ok or self._succeeded):
@@ -89,6 +104,8 @@ class ResilientRequest(Request):
         # A child that was lost after its success: its receivers told that.
         stored = super()._success_was_stored()
         self._succeeded = bool(stored)
+        if stored:
+            self._verdict = None
         return stored
 
     def _announce_revoked(self, *args: Any) -> None:
@@ -105,12 +122,75 @@ class ResilientRequest(Request):
         task = self.task
         if not _may_run_again(task):
             return False
-        usual = task.default_retry_delay
+        usual, verdict = task.default_retry_delay, self._verdict
         task.default_retry_delay = min(usual, LOST_RETRY_DELAY_S)
+        self._verdict = None
         try:
-            return bool(super()._retry_worker_lost(exc, exc_info))
+            repeated = bool(super()._retry_worker_lost(exc, exc_info))
         finally:
             task.default_retry_delay = usual
+        if not repeated:
+            self._verdict = verdict
+        return repeated
+
+    # -- into the quarantine -----------------------------------------------------------------------------------
+
+    def acknowledge(self) -> None:
+        """Celery's, but what is given up is acknowledged when the quarantine has it."""
+        if self._verdict is None or self.acknowledged:
+            super().acknowledge()
+        else:
+            self._quarantine(lambda: self._on_ack(logger, self._connection_errors))
+
+    def reject(self, requeue: bool = False) -> None:
+        """The same for a rejection; with `requeue` it will run again."""
+        if requeue:
+            self._verdict = None
+        if self._verdict is None or self.acknowledged:
+            super().reject(requeue)
+        else:
+            self._quarantine(lambda: self._on_reject(logger, self._connection_errors, False))
+            self.send_event("task-rejected", requeue=False)
+
+    def _verdict_on(self, exc_info: Any, error: BaseException) -> Verdict | None:
+        """What the place where the code ran said; of what it cannot have said, what is known here."""
+        if isinstance(error, (Ignore, Reject, Retry, Terminated)) or self._already_cancelled or self._already_revoked:
+            return None
+        if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
+            deaths = self._deaths()
+            reason = Reason.POISON if deaths > 1 else Reason.LOST
+            return Verdict(reason, f"the process that ran it died: {describe(error)}")
+        if getattr(exc_info, "internal", False):
+            return Verdict(Reason.INTERNAL_ERROR, describe(error))
+        return arrived(exc_info)
+
+    def _judged(self, verdict: Verdict | None) -> Verdict | None:
+        resilience = getattr(self.app, "resilience", None)
+        if self._quarantined or verdict is None or resilience is None or not resilience.exits.on:
+            return None
+        if worker_state.should_terminate not in (None, False):
+            return None  # a cold shutdown kills what still runs
+        return verdict if verdict.counts(resilience.settings.quarantine_abandoned) else None
+
+    def _deaths(self) -> int:
+        retries = self.request_dict.get("retries")
+        return (retries if isinstance(retries, int) else 0) + 1
+
+    def _quarantine(self, settle: Callable[[], object]) -> None:
+        verdict, self._verdict = self._verdict, None
+        assert verdict is not None
+        comes_again = not self.acknowledged
+        self._quarantined = self.acknowledged = True  # for whoever asks: it is settled as soon as the quarantine has it
+        exits = self.app.resilience.exits
+        deaths = self._deaths() if verdict.reason in (Reason.POISON, Reason.LOST) else 0
+        arrival = exits.of_message(self.message, verdict.reason, verdict.detail, error=verdict.error, deaths=deaths)
+        exits.leave(arrival, settle, comes_again)
+
+    def _quarantine_if_acknowledged_before(self) -> None:
+        """A task that is acknowledged early; one that is not acknowledged at all will run again."""
+        if self._verdict is not None and self.acknowledged:
+            self._quarantine(lambda: None)
+        self._verdict = None
 
     def _observe(self, error: BaseException | None) -> None:
         """Tell once how the attempt ended, if it began: by `error`, or, when it was stopped on purpose, by nothing."""

@@ -25,6 +25,7 @@ from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
 from resilience.errors.wrapping import wrap
+from resilience.quarantine.verdict import Verdict, misfit, note
 from resilience.recovery.deadline import left_s
 from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
 from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
@@ -35,6 +36,7 @@ from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.core import Core
+    from resilience.errors.wrapped import WrappedError
 
 logger = logging.getLogger("celeriac")
 
@@ -154,6 +156,10 @@ class Runner:
         journey = _journey(task, request)
         level = level_in(plan, journey)
         retries = request.retries or 0
+        fault = misfit(task, request.args, request.kwargs, error)
+        if fault:
+            self._abandon(task, request, retries + 1, error, fault, plan.circuit_at(level))
+            return
         classified = classify(error, matrix=self._core.matrix)
         situation = Situation(
             error=classified,
@@ -185,9 +191,13 @@ class Runner:
                     queue=plain_queue(queue), headers=headers, router=self._plain_router(),
                 )  # fmt: skip
             case Abandon(reason=reason):
-                self._abandon(task, request, attempt, error, reason, plan.circuit_at(level))
+                wrapped = self._abandon(task, request, attempt, error, reason, plan.circuit_at(level))
+                tried = retries > 0 or journey.hop_count > 0 or classified.row.transient
+                note(request, Verdict.of_failure(classified.row.strategy, tried, reason, wrapped))
 
-    def _abandon(self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str) -> None:
+    def _abandon(
+        self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str
+    ) -> WrappedError:
         began = getattr(request, _BEGAN, None)
         elapsed_s = None if began is None else time.time() - began
         wrapped = wrap(
@@ -200,6 +210,7 @@ class Runner:
             wrapped.to_json(), wrapped.format_for_logging(f"given up: {reason}"),
         )  # fmt: skip
         self._core.bus.publish(event)
+        return wrapped
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from celery import Task
+from celery.exceptions import Ignore, Reject, Retry
 
+from resilience.quarantine.verdict import give_up
 from signals.receivers import is_under_way, remember
 
 BY_THE_MIDDLEWARE = "by the middleware"
@@ -19,6 +21,7 @@ BY_THE_MIDDLEWARE = "by the middleware"
 
 _GUARDED = "_celeriac_guarded"
 _RETRIES_ITSELF = "_celeriac_retries_itself"
+_SPENT_ITS_RETRIES = "_celeriac_spent_its_retries"
 
 
 class ResilientTask(Task):
@@ -44,8 +47,15 @@ class ResilientTask(Task):
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's retry. A task that calls it has decided for itself; its failure is not retried by the matrix."""
-        setattr(self.request, _RETRIES_ITSELF, True)
-        return super().retry(*args, **kwargs)
+        request = self.request
+        setattr(request, _RETRIES_ITSELF, True)
+        try:
+            return super().retry(*args, **kwargs)
+        except (Retry, Reject, Ignore):
+            raise
+        except Exception:
+            setattr(request, _SPENT_ITS_RETRIES, True)
+            raise
 
     def retry_by_matrix(self, **options: Any) -> Any:
         """Celery's retry, called by the middleware."""
@@ -70,6 +80,9 @@ def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         return call(*args, **kwargs)
     except Exception as error:
         remember(request, error)
-        if not (request.is_eager or getattr(request, _RETRIES_ITSELF, False)):
-            runner.failed(task, request, error)
+        if not request.is_eager:
+            if not getattr(request, _RETRIES_ITSELF, False):
+                runner.failed(task, request, error)
+            spent = getattr(request, _SPENT_ITS_RETRIES, False)
+            give_up(task, request, error, spent, resilience.settings.quarantine_abandoned)
         raise

@@ -20,6 +20,7 @@ from resilience.delivery.claims import Claims
 from resilience.delivery.held import Held, hold_as
 from resilience.delivery.starts import watch
 from resilience.delivery.unacked import FormerConnection, transport_options
+from resilience.exits import Exits
 from resilience.plans import PlanError
 from resilience.poison import condemn
 from resilience.recovery.failover import journey_of, level_in
@@ -50,8 +51,9 @@ class WorkerLife:
     `tell_lost` hears of every attempt that another worker of the fleet was running when it died.
     """
 
-    def __init__(self, core: Core, health: HealthChecks, tell_lost: TellLost) -> None:
+    def __init__(self, core: Core, health: HealthChecks, exits: Exits, tell_lost: TellLost) -> None:
         self._core = core
+        self._exits = exits
         self._health = health
         self._tell_lost = tell_lost
         self._is_worker = False
@@ -103,6 +105,8 @@ class WorkerLife:
         mine = {**WORKER_LIMITS, **transport_options(namespace, owner)}
         if self._core.settings.transport_enabled:
             self._held = Held(namespace, owner, _running_tags)
+            if self._exits.on:
+                self._held.unreadable = self._exits.unreadable
             mine["celeriac_owner"] = hold_as(self._held)
         conf.broker_transport_options = {**mine, **(conf.broker_transport_options or {})}
 
@@ -115,6 +119,7 @@ class WorkerLife:
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
         pulse.every_beat(self._release_parked)
+        pulse.every_beat(lambda _broker, elapsed_s: self._exits.tend(elapsed_s))
         return pulse
 
     def _tell_what_ended(self, broker: Broker) -> None:
@@ -203,6 +208,7 @@ class WorkerLife:
     def _ends(self, **_: Any) -> None:
         if self._is_worker:
             self._core.flush()
+            self._exits.last_try()
             self._hand_back()
         if self._pulse is not None:
             self._pulse.stop()

@@ -58,9 +58,30 @@ BUSY_S = 5.0
 COUNTER, WAITED = "n", "w:"
 """Fields of the claims that are no message: the last tag, and each source that the worker ever waited for."""
 
+ENTRY = "celeriac-entry"
+"""In a payload that kombu made a message of: the list where it lay and its bytes there."""
+
 _TURN = lua.source(__package__, "turn.lua")
 
 logger = logging.getLogger("celeriac")
+
+
+class UnreadableError(ValueError):
+    """Kombu cannot make a message of what it read, `because` of this."""
+
+    def __init__(self, because: Exception) -> None:
+        super().__init__(str(because))
+        self.because = because
+
+
+class OwnedMessage(virtual.Message):
+    """Kombu's message; what goes wrong while one is made is told apart from what goes wrong when it is handled."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except Exception as error:
+            raise UnreadableError(error) from error
 
 
 class OwnedQoS(virtual.QoS):
@@ -110,6 +131,7 @@ class OwnedTurns(_Base):
 
     def _own(self, held: Held) -> None:
         self.owned, self.held = True, held
+        self.Message = OwnedMessage
         self._qos = OwnedQoS(self, self.qos.prefetch_count)
         self._claims = self._prefixed(held.claims_key)
         self._keys = [self._prefixed(key) for key in held.turn_keys]
@@ -252,9 +274,23 @@ class OwnedTurns(_Base):
     def _deliver(self, tag: str, source: str, raw: bytes) -> None:
         queue = source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
-        payload = loads(bytes_to_str(raw))
-        payload["properties"]["delivery_tag"] = tag
-        self.connection._deliver(payload, queue)  # noqa: SLF001  what kombu's own channels call
+        try:
+            payload = loads(bytes_to_str(raw))
+            payload["properties"]["delivery_tag"] = tag
+            payload[ENTRY] = source, raw
+        except Exception as error:  # noqa: BLE001  whatever a decoder makes of hostile bytes: deep nesting, odd types
+            self._refuse(tag, source, raw, error)
+            return
+        try:
+            self.connection._deliver(payload, queue)  # noqa: SLF001  what kombu's own channels call
+        except UnreadableError as error:
+            self._refuse(tag, source, raw, error.because)
+
+    def _refuse(self, tag: str, source: str, raw: bytes, error: Exception) -> None:
+        """There is no message in these bytes. Without somebody who takes them, that is an error as in kombu."""
+        if self.held.unreadable is None:
+            raise error
+        self.held.unreadable(self.held, tag, source, raw, error)
 
     def _room(self) -> int:
         held = self.held
@@ -404,7 +440,9 @@ class OwnedSentinelChannel(OwnedTurns, KnowsDelayed, kombu_redis.SentinelChannel
 
 def redelivered(raw: bytes) -> bytes:
     """The message marked as delivered before, as stock workers mark it."""
-    with suppress(ValueError, KeyError, TypeError, AttributeError):  # not a message: it goes back as it is
+    with suppress(
+        ValueError, KeyError, TypeError, AttributeError, RecursionError
+    ):  # not a message: it goes back as it is
         payload = loads(bytes_to_str(raw))
         payload.setdefault("headers", {})["redelivered"] = True
         payload["properties"].setdefault("delivery_info", {})["redelivered"] = True

@@ -16,6 +16,8 @@ from resilience.delivery.delayed import delayed_key
 MOST_AT_ONCE = 1_000
 
 T = TypeVar("T")
+Unreadable = Callable[["Held", str, str, bytes, Exception], None]
+"""Takes a tag, the list where it lay, bytes in which there is no message, and why; acknowledges the tag in the end."""
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Held:
         self.running = running
         self.blocks = False
         self.begins_on_accept = False
+        self.unreadable: Unreadable | None = None
         self.late = 0
         self.dropped = 0
         self.alone = ""
