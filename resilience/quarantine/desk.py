@@ -67,7 +67,7 @@ class Quarantine:
             id="", at=0.0, reason=Reason(arrival.reason).value, detail=arrival.detail, size_bytes=len(arrival.raw),
             task=reading.task, task_id=reading.task_id, queue=arrival.queue or self._queue_in(arrival.source),
             source=arrival.source, worker=arrival.worker, arguments=reading.arguments, retries=reading.retries,
-            deaths=arrival.deaths, replays=reading.replays, hops=[list(hop) for hop in reading.hops],
+            deaths=arrival.deaths or reading.deaths, replays=reading.replays, hops=[list(hop) for hop in reading.hops],
             error=arrival.error,
         ))  # fmt: skip
         kept = self._store.put(record, reading.key or _plain_key(arrival.key), arrival.raw, self._limits)

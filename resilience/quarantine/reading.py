@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from resilience.delivery.deaths import DEATHS, count_of
 from resilience.recovery.deadline import DEADLINE_HEADER
 from resilience.recovery.failover import HEADER, journey_of
 from signals.redact import redact_value
@@ -19,7 +20,7 @@ from signals.redact import redact_value
 REPLAYS_HEADER = "celeriac-replays"
 """How often a message was replayed; it travels with the message, so that a cap holds."""
 
-FORGOTTEN = ("redelivered", DEADLINE_HEADER, "celeriac-deaths")
+FORGOTTEN = ("redelivered", DEADLINE_HEADER, DEATHS)
 """Headers that a replayed message does not have: it begins anew."""
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
@@ -41,6 +42,7 @@ class Reading:
     home: str = ""
     retries: int = 0
     replays: int = 0
+    deaths: int = 0
     priority: int = 0
     hops: tuple[tuple[str, str, str, int], ...] = ()
     key: str = ""
@@ -61,6 +63,7 @@ def read(raw: bytes) -> Reading:
             home=journey.home,
             retries=_count(told.get("retries")),
             replays=_count(headers.get(REPLAYS_HEADER)),
+            deaths=count_of(headers),
             priority=_priority(properties),
             hops=tuple((hop.origin, hop.destination, hop.reason, hop.level) for hop in journey.hops),
             key=_key(envelope),
