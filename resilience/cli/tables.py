@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from resilience.quarantine.record import Record
+
 _COLOURS = {
     "closed": "green",
     "open": "red",
@@ -61,13 +63,39 @@ def audit_table(entries: Iterable[Mapping[str, str]], now_s: float) -> Table:
     return table
 
 
+def quarantine_table(records: Iterable[Record], now_s: float) -> Table:
+    """A line per message, in the order given. `now_s` is seconds since the epoch."""
+    from resilience.breaker.words import duration
+
+    table = _table("id", "reason", "since", "task", "task id", "queue", "replays", "why")
+    for record in records:
+        since = duration(max(0.0, now_s - record.at))
+        names = (record.task or "?", record.task_id or "?", record.queue or "?")
+        _add(table, record.id, record.reason, since, *names, record.replays, record.detail, state_colour="yellow")
+    return table
+
+
+def audit_of_quarantine_table(entries: Iterable[Mapping[str, str]], now_s: float) -> Table:
+    """A line per action of an operator. `now_s` is seconds since the epoch."""
+    from resilience.breaker.words import clock
+
+    table = _table("when", "who", "did", "messages", "to", "why")
+    for entry in entries:
+        when = clock(int(entry["id"].partition("-")[0]) / 1000, now_s)
+        ids = entry.get("ids", "").split()
+        some = " ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        who, did, to, why = (entry.get(key, "") for key in ("actor", "action", "to", "reason"))
+        _add(table, when, who, did, some, to or "-", why)
+    return table
+
+
 def _table(*headers: str) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for header in headers:
-        table.add_column(header, overflow="fold", no_wrap=header in ("state", "when", "did"))
+        table.add_column(header, overflow="fold", no_wrap=header in ("id", "state", "reason", "when", "did"))
     return table
 
 
