@@ -24,8 +24,6 @@ STORE = "the quarantine's Redis"
 PROGRESS_FROM = 20
 """Fewer messages are gone before a bar is read."""
 
-Options = Callable[[Callable[..., None]], Callable[..., None]]
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def quarantine() -> None:
@@ -113,7 +111,7 @@ def show(context: click.Context, record_id: str, raw: bool, as_json: bool) -> No
 @click.option("--force", is_flag=True, help="Expired, unreadable or often replayed ones too.")
 @_order
 @click.pass_context
-def replay(context: click.Context, to: str | None, rate: float, force: bool, as_json: bool, **order: Any) -> None:
+def replay(context: click.Context, /, to: str | None, rate: float, force: bool, as_json: bool, **order: Any) -> None:
     """Put messages back onto their queues, at a bounded rate, oldest first."""
     with _desk(context) as desk:
         ids = _meant(desk, order, f"put back onto {to or 'their queues'}")
@@ -136,7 +134,7 @@ def replay(context: click.Context, to: str | None, rate: float, force: bool, as_
 @quarantine.command()
 @_order
 @click.pass_context
-def discard(context: click.Context, as_json: bool, **order: Any) -> None:
+def discard(context: click.Context, /, as_json: bool, **order: Any) -> None:
     """Remove messages for good."""
     with _desk(context) as desk:
         ids = _meant(desk, order, "removed for good")

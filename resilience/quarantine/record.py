@@ -87,7 +87,9 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Every field except the raw bytes."""
-        return asdict(replace(self, raw=None)) | {"error": self.error}
+        values = asdict(replace(self, raw=None, error=None)) | {"error": self.error}
+        del values["raw"]
+        return values
 
     @property
     def named(self) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 
-from resilience import Breakers
+from resilience import Breakers, Resilience
 from tests.integration.cli_kit import ROOT, Cli, environment, sentence
 
 RUNBOOKS = sorted((ROOT / "ops" / "runbooks").glob("*.md"))
@@ -101,7 +102,9 @@ def test_a_hostile_circuit_name_gets_one_sentence(cli: Cli, name: str) -> None:
     assert len(done.stderr) < 400
 
 
-@pytest.mark.parametrize("command", [("breaker", "list"), ("pool", "status"), ("pool", "health")])
+@pytest.mark.parametrize(
+    "command", [("breaker", "list"), ("quarantine", "list"), ("pool", "status"), ("pool", "health")]
+)
 def test_an_unreachable_redis_is_one_sentence_and_exit_code_1(cli: Cli, command: tuple[str, ...]) -> None:
     done = cli(*command, url="redis://:hunter2@127.0.0.1:1")
     assert done.returncode == 1
@@ -137,9 +140,24 @@ def test_an_unknown_setting_stops_a_worker_with_a_hint(shop_redis: str, tmp_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def full_quarantine(shop_redis: str) -> None:
+    """Three messages of one task, one that nobody can read."""
+    app = Celery("ward", broker=f"{shop_redis}/0", set_as_current=False)
+    quarantine = Resilience(app).quarantine
+    for number in range(3):
+        told = {"task": "shop.charge", "id": f"order-{number}", "retries": 3}
+        properties = {"delivery_tag": f"tag-{number}", "body_encoding": "base64"}
+        raw = json.dumps({"body": "W10=", "headers": told, "properties": properties}).encode()
+        quarantine.put_raw("celery", raw, "exhausted", "its 3 retries are spent", f"k:{number}")
+    quarantine.put_raw("celery", b"\xff", "undecodable", "no text", "k:9")
+    quarantine.close()
+    app.close()
+
+
 @pytest.mark.parametrize("runbook", RUNBOOKS, ids=lambda path: path.stem)
 def test_every_command_of_a_runbook_runs_and_a_circuit_in_hand_ends_closed(
-    runbook: Path, shop_redis: str, open_circuit: str
+    runbook: Path, shop_redis: str, open_circuit: str, full_quarantine: None
 ) -> None:
     blocks = re.findall(r"```console\n(.*?)```", runbook.read_text("utf-8"), re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line.strip()]
