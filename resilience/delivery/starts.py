@@ -42,9 +42,9 @@ def accepted(request: Any) -> None:
 
 
 def held_of(message: Any) -> Held | None:
-    """What this worker holds, if the message is of it."""
+    """What this worker holds, if the message is of it. A fan-out's is nobody's claim: kombu's own tag is no number."""
     channel: Any = getattr(message, "channel", None)
-    return channel.held if getattr(channel, "owned", False) else None
+    return channel.held if getattr(channel, "owned", False) and str(message.delivery_tag).isdigit() else None
 
 
 def _begin(held: Held, request: Any) -> None:
