@@ -92,7 +92,7 @@ class Registry:
         return Beat(bool(forgotten), [row.decode() for row in cast("list[bytes]", rows)])
 
     def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> Estate | None:
-        """Look again; unless None, `judge` alone may, for 10 s, take what `suspect` held."""
+        """Look again; unless None, `judge` alone may take what `suspect` held: for 10 s, or until it dies in turn."""
         keys = [self._beats, self._grace, f"{self._prefix}:condemned:{suspect}", self._info(suspect)]
         args = [suspect, judge, _ms(gone_s), _ms(silent_s), self.channel(""), LOCK_MS]
         dead, running, stopping = cast("tuple[int, bytes, int]", self._condemn(keys=keys, args=args))

@@ -155,10 +155,10 @@ def late_acks(record: Record) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _First:
-    """A job's first begin. `came_from`: the other worker that had held its message last before; None: the publisher."""
+    """A job's first begin. `way`: the other workers that had held its message before, in turn; (): it came straight."""
 
     mark: Mark
-    came_from: int | None
+    way: tuple[int, ...]
 
 
 def _sequences(record: Record) -> dict[tuple[int, List], list[_First]]:
@@ -173,8 +173,8 @@ def _sequences(record: Record) -> dict[tuple[int, List], list[_First]]:
         job = record.jobs.get(mark.number)
         if job is not None and job.ordered:
             others = {main: at for main, at in held.get(mark.number, {}).items() if main != mark.main and at <= mark.at}
-            came_from = max(others, key=lambda main: others[main], default=None)
-            found[mark.main, (job.queue, job.priority)].append(_First(mark, came_from))
+            way = tuple(sorted(others, key=lambda main: others[main]))
+            found[mark.main, (job.queue, job.priority)].append(_First(mark, way))
     return found
 
 
@@ -190,18 +190,19 @@ def _tolerance(record: Record, main: int) -> int:
 def disordered(record: Record) -> list[Finding]:
     """A worker begins the jobs of a list in the order in which they were published.
 
-    Judged apart: what came straight, and what came back from each other worker; within each of these the order holds.
+    Judged apart: what came straight, and what came by way of each other worker: that one has its own order, in which
+    what it took from a dead worker comes after what it had before. Within each of these the order holds.
     """
     found = []
     for (main, source), firsts in _sequences(record).items():
-        apart: dict[int | None, list[int]] = defaultdict(list)
+        apart: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for first in firsts:
-            apart[first.came_from].append(first.mark.number)
-        for giver, numbers in apart.items():
+            apart[first.way].append(first.mark.number)
+        for way, numbers in apart.items():
             found += [
                 Finding(
                     "disordered",
-                    f"worker {main}, list {source}, {_from(giver)}: job {late} began after {len(younger)} younger, "
+                    f"worker {main}, list {source}, {_by(way)}: job {late} began after {len(younger)} younger, "
                     f"{younger[:5]}: {_history(record, late)}",
                 )
                 for late, younger in inversions(numbers, _tolerance(record, main)).items()
@@ -209,8 +210,8 @@ def disordered(record: Record) -> list[Finding]:
     return found
 
 
-def _from(giver: int | None) -> str:
-    return "straight" if giver is None else f"back from {giver}"
+def _by(way: tuple[int, ...]) -> str:
+    return f"by way of {', '.join(map(str, way))}" if way else "straight"
 
 
 def inversions(numbers: Sequence[int], tolerance: int) -> dict[int, list[int]]:
@@ -234,13 +235,13 @@ def overtaken(record: Record) -> list[Finding]:
             back = [
                 place
                 for place, first in enumerate(firsts)
-                if first.came_from == blow.main and first.mark.number in blow.held
+                if first.way == (blow.main,) and first.mark.number in blow.held
             ]
             for place in range(back[0], back[-1]) if back else ():
                 number = firsts[place].mark.number
                 rest = [firsts[later].mark.number for later in back if later > place]
                 rest = [older for older in rest if older < number]
-                if firsts[place].came_from is None and len(rest) > _tolerance(record, main):
+                if not firsts[place].way and len(rest) > _tolerance(record, main):
                     found.append(
                         Finding(
                             "overtaken",
