@@ -62,6 +62,7 @@ def plans(kills: int, tasks: int, pools: list[str], workers: int, seed: int) -> 
                 tasks=-(-tasks // rounds),
                 appendonly=chance.random() < 0.5,
                 prefetch=chance.choice((1, 4, 4, 4, 30)),
+                deaths=chance.choice((1, 3, 1000)),
             )
         )
     return made
@@ -98,9 +99,8 @@ def _same(outcome: dict[str, Any], plan: Plan) -> bool:
 
 def _show(what: dict[str, Any], plan: Plan | None = None) -> None:
     if plan is not None:
-        sys.stdout.write(
-            f"round {plan.number}: {', '.join(plan.pools)}; prefetch {plan.prefetch}, AOF {plan.appendonly}\n"
-        )
+        terms = f"prefetch {plan.prefetch}, AOF {plan.appendonly}, poison after {plan.deaths}"
+        sys.stdout.write(f"round {plan.number}: {', '.join(plan.pools)}; {terms}\n")
     for name, value in what.items():
         if name == "findings":
             for finding in value[:40]:

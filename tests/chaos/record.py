@@ -69,6 +69,7 @@ class Blow:
 class Record:
     """A round. `slots`: pool slots by worker (its main pid). `seen`: by job and worker, when that worker was first seen
     to hold the job's message; it was looked at often, so what was held for a moment only may be missing.
+    `quarantined`: jobs that were in the quarantine at the end; `deaths`: after so many, and one alone, they may be.
     """
 
     jobs: Mapping[int, Job]
@@ -76,6 +77,8 @@ class Record:
     blows: tuple[Blow, ...]
     slots: Mapping[int, int] = field(default_factory=dict)
     seen: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    quarantined: frozenset[int] = frozenset()
+    deaths: int = 3
 
     @cached_property
     def begins(self) -> dict[int, list[Mark]]:

@@ -26,10 +26,13 @@ STEPS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 
 _PERMITTED_ERRORS = (
     (r"Process 'ForkPoolWorker-\d+' pid:\d+ exited with 'signal 9 \(SIGKILL\)'", "a pool child that was killed"),
+    (r"is in the quarantine|killed \d+ workers", "a task that was running at so many kills as to be taken for poison"),
     (r"Task handler raised error: WorkerLostError", "the task of a child that was killed, before it runs again"),
     (r"Task \S+ raised unexpected: WorkerLostError", "the same, as Celery words it without a retry"),
 )
+_QUARANTINE = re.compile(rb".*:quarantine(:\w+)?")
 _STAYS = (
+    _QUARANTINE,  # judged by itself
     re.compile(rb"_kombu\.binding.*"),  # which queues there are: kombu's own, for ever
     re.compile(rb".*:workers:(seen|grace)"),  # when anybody beat last
     re.compile(rb".*:delayed:front:.*"),  # a copy of what was released last, for an hour
@@ -53,6 +56,7 @@ class Plan:
     prefetch: int = 4
     backlog: int = 400
     quiet_s: float = 20.0
+    deaths: int = 3
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,6 +72,7 @@ class Outcome:
     restart_s: list[float]
     child_restart_s: list[float]
     ack_lag_s: list[float]
+    quarantined: int
     took_s: float
     findings: list[dict[str, str]]
 
@@ -82,7 +87,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
         url = f"redis://127.0.0.1:{server.port}"
         broker = stack.enter_context(redis.Redis.from_url(f"{url}/0"))
         book = stack.enter_context(redis.Redis.from_url(paper.url()))
-        env = {"MILL_PREFETCH": str(plan.prefetch), **plan.env}
+        env = {"MILL_PREFETCH": str(plan.prefetch), "RESILIENCE_POISON_DEATHS": str(plan.deaths), **plan.env}
         fleet = Fleet(list(plan.pools), url, paper.url(), folder, chance, env)
         watcher = Watcher(url)
         watcher.start()
@@ -90,7 +95,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
         findings: list[Finding] = []
         try:
             feeder, kills = _under_fire(plan, fleet, url, broker, chance)
-            record = _awaited(plan, fleet, feeder, watcher, book)
+            record = _awaited(plan, fleet, feeder, watcher, book, broker)
             findings += verdicts(record)
             findings += _left_over(broker, "while the workers idle", plan.quiet_s)
         finally:
@@ -108,6 +113,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
         repeats=len(repeats(record)),
         restart_s=[round(value, 3) for value in restart_times(record, ("main", "group"))],
         child_restart_s=[round(value, 3) for value in restart_times(record, ("child",))],
+        quarantined=len(record.quarantined),
         ack_lag_s=sorted(round(lag_s, 3) for _, _, lag_s in ack_lags(record)),
         took_s=round(time.monotonic() - began, 1),
         findings=[asdict(finding) for finding in findings],
@@ -146,7 +152,7 @@ def _waiting(broker: Any) -> int:
     return sum(pipe.execute())
 
 
-def _awaited(plan: Plan, fleet: Fleet, feeder: Feeder, watcher: Watcher, book: Any) -> Record:
+def _awaited(plan: Plan, fleet: Fleet, feeder: Feeder, watcher: Watcher, book: Any, broker: Any) -> Record:
     """Until every job has ended, or nothing has happened any more for `quiet_s`."""
     ended: set[int] = set()
     marks: list[Mark] = []
@@ -163,7 +169,14 @@ def _awaited(plan: Plan, fleet: Fleet, feeder: Feeder, watcher: Watcher, book: A
     feeder.join()
     if feeder.error is not None:
         raise RuntimeError("the publisher of the round failed") from feeder.error
-    return Record(feeder.jobs, tuple(marks), fleet.judged(), fleet.slots, watcher.seen)
+    return Record(
+        feeder.jobs, tuple(marks), fleet.judged(), fleet.slots, watcher.seen, _quarantined(broker), plan.deaths
+    )
+
+
+def _quarantined(broker: Any) -> frozenset[int]:
+    keys = [key for key in cast("list[bytes]", broker.keys("*")) if _QUARANTINE.fullmatch(key)]
+    return frozenset(number for key in keys for number in numbers_in(contents(broker, key)))
 
 
 def _left_over(broker: Any, when: str, within_s: float) -> list[Finding]:
@@ -216,6 +229,7 @@ def _keep(record: Record, folder: Path) -> None:
         "blows": [{**asdict(blow), "held": sorted(blow.held)} for blow in record.blows],
         "slots": record.slots,
         "seen": record.seen,
+        "quarantined": sorted(record.quarantined),
     }
     (folder / "record.json").write_text(json.dumps(rows), "utf-8")
 
@@ -236,6 +250,7 @@ def totals(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         "kills": sum(outcome["kills"] for outcome in outcomes),
         "kills by kind": blows,
         "lost": sum(finding["rule"] == "lost" for outcome in outcomes for finding in outcome["findings"]),
+        "quarantined": sum(outcome["quarantined"] for outcome in outcomes),
         "ran again": sum(outcome["repeats"] for outcome in outcomes),
         "findings": sum(len(outcome["findings"]) for outcome in outcomes),
         "restart after a worker's death, s": spread(all_of("restart_s")),

@@ -46,6 +46,15 @@ def test_a_job_that_never_ended_is_lost_and_its_history_is_told() -> None:
     assert "main of 100" in finding.evidence
 
 
+def test_a_job_in_the_quarantine_is_not_lost_nor_what_would_follow_it() -> None:
+    jobs = [job(0), job(1, after=(0,), ordered=False)]
+    runs = [run(0, worker, worker, ends_after=None) for worker in range(1, 5)]
+    deaths = tuple(kill(worker, worker + 0.5, 0) for worker in range(1, 5))
+    assert rules(record(jobs, *runs, blows=deaths, quarantined=frozenset({0}))) == []
+    assert rules(record(jobs, *runs, blows=deaths, quarantined=frozenset({0}), deaths=4)) == ["condemned"]
+    assert rules(record(jobs, *runs[:3], blows=deaths[:3], quarantined=frozenset({0}))) == ["condemned"]
+
+
 def test_a_job_that_ran_at_the_kill_of_its_worker_may_run_again() -> None:
     found = record([job(0)], run(0, A, 1.0, ends_after=None), run(0, B, 3.0), blows=(kill(A, 1.5, 0),))
     assert verdicts(found) == []

@@ -42,6 +42,7 @@ class Repeat:
 def verdicts(record: Record) -> list[Finding]:
     return [
         *lost(record),
+        *condemned(record),
         *repeated(record),
         *early(record),
         *late_acks(record),
@@ -51,9 +52,23 @@ def verdicts(record: Record) -> list[Finding]:
 
 
 def lost(record: Record) -> list[Finding]:
-    """Every job ended."""
-    missing = [job for number, job in record.jobs.items() if number not in record.ends]
-    return [Finding("lost", f"job {job.number} never ended: {job}; {_history(record, job.number)}") for job in missing]
+    """Every job ended, or lies in the quarantine, or waits for one that lies there."""
+    kept = set(record.quarantined)
+    for number, job in sorted(record.jobs.items()):
+        if kept.intersection(job.after):
+            kept.add(number)
+    missing = [number for number in record.jobs if number not in record.ends and number not in kept]
+    return [Finding("lost", f"{record.jobs[number]} never ended: {_history(record, number)}") for number in missing]
+
+
+def condemned(record: Record) -> list[Finding]:
+    """Only a job that was running at the death of so many workers as it takes lies in the quarantine."""
+    struck = hits(record)
+    return [
+        Finding("condemned", f"job {number} is in the quarantine after {deaths} deaths: {_history(record, number)}")
+        for number in sorted(record.quarantined)
+        if (deaths := sum(blow.kind in ("main", "group") for blow in struck.get(number, ()))) <= record.deaths
+    ]
 
 
 # -- repeats ---------------------------------------------------------------------------------------------------------
