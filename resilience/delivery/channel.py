@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from queue import Empty
@@ -89,6 +89,14 @@ class OwnedQoS(virtual.QoS):
 
     channel: Any
 
+    def __init__(self, channel: Any, former: Any) -> None:
+        super().__init__(channel, former.prefetch_count)
+        # Celery's worker_disable_prefetch puts a question of its own there before the channel consumes.
+        self.asks: Callable[[], bool] | None = vars(former).get("can_consume")
+
+    def can_consume(self) -> bool:
+        return bool(super().can_consume() and (self.asks is None or self.asks()))
+
     def ack(self, delivery_tag: str) -> None:
         self.channel.held.ack(delivery_tag)
         super().ack(delivery_tag)
@@ -132,7 +140,7 @@ class OwnedTurns(_Base):
     def _own(self, held: Held) -> None:
         self.owned, self.held = True, held
         self.Message = OwnedMessage
-        self._qos = OwnedQoS(self, self.qos.prefetch_count)
+        self._qos = OwnedQoS(self, self.qos)
         self._claims = self._prefixed(held.claims_key)
         self._keys = [self._prefixed(key) for key in held.turn_keys]
         self._started = self._prefixed(held.started_key)
@@ -299,8 +307,8 @@ class OwnedTurns(_Base):
         if len(held) and (self._drains or held.alone in held):
             return 0
         room = self.qos.can_consume_max_estimate()
-        if "can_consume" in vars(self.qos):
-            return 1  # Celery's worker_disable_prefetch: it wants to be asked before every message
+        if self.qos.asks is not None:
+            return 1  # it wants to be asked before every message
         return BATCH if room is None else min(int(room), BATCH)
 
     # -- idle --------------------------------------------------------------------------------------------------

@@ -44,15 +44,15 @@ class Side:
         self.broker = redis.Redis.from_url(self.urls["WORKS_BROKER"], decode_responses=True)
         self.book = redis.Redis.from_url(self.urls["WORKS_BOOK"], decode_responses=True)
         self.started: list[WorkerProcess] = []
-        self._log_dir = log_dir
+        self.log_dir = log_dir
         self._worker = worker
 
     def worker(self, name: str = "", *, conf: Mapping[str, Any] | None = None, **options: Any) -> WorkerProcess:
         """A worker that boots; wait for it with `wait_ready`."""
         name = name or self._worker
         options = {"pool": self.pool, "concurrency": 1 if self.pool == "solo" else 2, "queues": ALL_QUEUES, **options}
-        env = {**self.urls, "WORKS_CONF": json.dumps(conf or {})}
-        worker = WorkerProcess(FOLDER, f"{name}-{self.name}-{self.pool}", self._log_dir, env=env, **options)
+        env = {**self.urls, "WORKS_CONF": json.dumps(conf or {}), **options.pop("env", {})}
+        worker = WorkerProcess(FOLDER, f"{name}-{self.name}-{options['pool']}", self.log_dir, env=env, **options)
         self.started.append(worker)
         worker.start()
         return worker

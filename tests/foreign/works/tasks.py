@@ -88,6 +88,7 @@ def note_error(request, error, trace, key="errors"):
 def hold(key, number=0):
     """Run until the book says go."""
     book.rpush(f"numbers:{key}", number)
+    book.rpush(f"pids:{key}", os.getpid())
     wait_for(key)
     book.rpush(f"ran:{key}", number)
     return number
