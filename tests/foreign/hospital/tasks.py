@@ -32,6 +32,12 @@ def good(number):
 
 
 @app.task
+def noted(number):
+    """Takes anything."""
+    book.rpush("ran", repr(number))
+
+
+@app.task
 def two(left, right=0, *, only=0):
     book.rpush("ran", f"two {left}")
     return left + right + only
