@@ -21,7 +21,7 @@ for _, id in ipairs(found) do
   redis.call('HDEL', raws, id)
   redis.call('ZREM', index, id)
   if key and key ~= '' then redis.call('HDEL', keys, key) end
-  redis.call('HINCRBY', totals, 'bytes', -(tonumber(size) or 0))
+  if (tonumber(size) or 0) > 0 then redis.call('HINCRBY', totals, 'bytes', '-' .. size) end -- "-0" is no number to Redis
   if reason and redis.call('HINCRBY', totals, 'reason:' .. reason, -1) <= 0 then
     redis.call('HDEL', totals, 'reason:' .. reason)
   end
