@@ -17,6 +17,7 @@ from resilience import identity
 from resilience.delivery.broker import BROKER_ERRORS, WORKER_LIMITS, Broker, is_redis
 from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
+from resilience.delivery.ends import settle_at_once
 from resilience.delivery.held import Held, hold_as
 from resilience.delivery.starts import watch
 from resilience.delivery.unacked import FormerConnection, transport_options
@@ -169,6 +170,7 @@ class WorkerLife:
     def _consumer_made(self, consumer: Any) -> None:
         if self._held is not None:
             watch(consumer.pool, self._held)
+            settle_at_once(consumer)
 
     def _stops(self, **_: Any) -> None:
         if self._is_worker and self._pulse is not None:

@@ -170,9 +170,7 @@ class OwnedTurns(_Base):
         self._moved = bool(self._waited)  # a message may have moved for a connection that was gone
         held.drop_all_but(known)
         held.give_back_idle(redelivered)
-        settled = held.settle()
-        told = [*settled.acked, *(tag for tag, *_ in settled.returned)]
-        for tag in sorted(known.difference(held.tags(), told), key=int):
+        for tag in sorted(known.difference(held.tags(), held.settling()), key=int):
             held.give_back_unknown(tag)
 
     @property
@@ -396,7 +394,7 @@ class OwnedTurns(_Base):
             if self._main.busy:
                 self._reply()
             self._stop_waiting()
-            if self.held.left_by(self):
+            if self.held.left_by(self) and not self.held.lapsed:
                 self.held.give_back_idle(redelivered)
             while self.held.unsettled:
                 self._send(room=0)

@@ -119,7 +119,6 @@ class Held:
         """Its task runs from now on; False if the message may be somebody else's by now: then it must not run."""
         with self._lock:
             if self.lapsed or tag not in self._messages:
-                self.dropped += 1
                 return False
             self._unmarked.append(tag)
         return True
@@ -214,6 +213,13 @@ class Held:
     @property
     def waits_to_be_told(self) -> bool:
         return self.unsettled or bool(self._unmarked)
+
+    def settling(self) -> set[str]:
+        """Tags that ended or go back, of which the broker may not know yet."""
+        with self._lock:
+            under_way = self._under_way
+            returned = [*under_way.returned, *self._returned]
+            return {*under_way.acked, *self._acked, *(tag for tag, *_ in returned)}
 
     @property
     def unsettled(self) -> bool:
