@@ -12,7 +12,7 @@ from resilience.quarantine.desk import Quarantine
 from resilience.testing import until
 from tests.integration.conftest import StartWorkers
 from tests.integration.corruption import sound, spoilt
-from tests.integration.test_quarantine import app, lay, quarantine, ward
+from tests.integration.test_quarantine import app, claimed, lay, quarantine, ward
 
 __all__ = ["app", "quarantine", "ward"]  # fixtures
 
@@ -37,7 +37,7 @@ def test_every_spoilt_message_runs_or_is_quarantined_and_good_ones_between_them_
     ran = book.lrange("ran", 0, -1)
     assert sum(1 for number in ran if number.isdigit() and int(number) >= GOOD) == good, "the good ones between them"
     assert _settled(quarantine, book) == fed + good, "each was either run or quarantined, and once"
-    until(lambda: broker.llen("celery") == 0 and not _claimed(broker), what="nothing is left in anybody's hands")
+    until(lambda: broker.llen("celery") == 0 and not claimed(broker), what="nothing is left in anybody's hands")
     assert worker.log().count(" ready.") == 1
     assert "Unrecoverable error" not in worker.log()
     assert "Restoring" not in worker.log()
@@ -45,7 +45,3 @@ def test_every_spoilt_message_runs_or_is_quarantined_and_good_ones_between_them_
 
 def _settled(quarantine: Quarantine, book: redis.Redis) -> int:
     return quarantine.count()["messages"] + int(book.llen("ran"))
-
-
-def _claimed(broker: redis.Redis) -> int:
-    return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())

@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_quarantined_with_its_exact_bytes_and_the_worker_
         assert record.queue == "celery", name
         assert record.detail, name
     assert reasons == {name: reason for name, (_, reason) in inputs.items()}
-    until(lambda: not [key for key in broker.keys("*:claims:*") if any(map(str.isdigit, broker.hkeys(key)))])
+    until(lambda: claimed(broker) == 0, what="nothing is left in anybody's hands")
 
 
 def _same(sent: str | bytes, kept: bytes, exact: bool) -> bool:
@@ -257,3 +257,56 @@ def test_without_the_quarantine_nothing_is_kept(
     runs(app, book, 7)
     until(lambda: broker.llen("celery") == 0, what="everything was taken")
     assert quarantine.count()["messages"] == 0
+
+
+def test_while_redis_refuses_nothing_is_acknowledged_and_the_worker_goes_on(
+    app: Celery, quarantine: Quarantine, broker: redis.Redis, book: redis.Redis, ward: StartWorkers
+) -> None:
+    """A wrong key makes every put fail, and nothing else."""
+    worker = ward()
+    broker.set("celeriac:v1:quarantine:messages", "in the way")
+    lay(broker, b"\xff")
+    given_up = app.send_task("tasks.gives_up")
+    early = app.send_task("tasks.early_and_unreachable")
+    until(lambda: worker.log().count("did not take a message") >= 2, what="it says so, and tries again")
+    until(lambda: given_up.state == early.state == "FAILURE", what="their callers know")
+    runs(app, book, 7)
+    assert claimed(broker) == 2, "the bytes and the late acknowledged task are still the worker's"
+    assert quarantine.count()["messages"] == 0
+    broker.delete("celeriac:v1:quarantine:messages")
+    found = arrived(quarantine, 3)
+    assert sorted(record.reason for record in found) == ["abandoned", "abandoned", "undecodable"]
+    until(lambda: claimed(broker) == 0, what="now they are acknowledged")
+
+
+def test_a_worker_that_dies_while_redis_refuses_loses_nothing(
+    app: Celery, quarantine: Quarantine, broker: redis.Redis, ward: StartWorkers
+) -> None:
+    worker = ward("victim")
+    broker.set("celeriac:v1:quarantine:messages", "in the way")
+    lay(broker, b"\xff", message(task="tasks.nobody_knows"))
+    until(lambda: "did not take a message" in worker.log(), what="it is refused")
+    worker.kill()
+    broker.delete("celeriac:v1:quarantine:messages")
+    ward("next")
+    found = arrived(quarantine, 2)
+    assert sorted(record.reason for record in found) == ["undecodable", "unknown_task"]
+
+
+def test_a_replayed_message_runs_under_its_id_and_one_that_fails_again_comes_back_counted(
+    app: Celery, quarantine: Quarantine, book: redis.Redis, ward: StartWorkers
+) -> None:
+    result = app.send_task("tasks.gives_up")
+    early = ward("w")
+    (record,) = arrived(quarantine)
+    quarantine.replay([record.id], actor="ada", reason="a try")
+    (again,) = until(lambda: [one for one in quarantine.list() if one.id != record.id], what="it failed again")
+    assert (again.task_id, again.replays, again.reason) == (result.id, 1, "abandoned")
+    lost = app.send_task("tasks.nobody_knows", (41,))
+    until(lambda: quarantine.count()["messages"] == 2, what="the unknown one is there too")
+    early.stop()
+    assert lost.state == "FAILURE"
+
+
+def claimed(broker: redis.Redis) -> int:
+    return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())
