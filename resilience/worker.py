@@ -19,7 +19,7 @@ from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
 from resilience.delivery.ends import settle_at_once
 from resilience.delivery.held import Held, hold_as
-from resilience.delivery.starts import watch
+from resilience.delivery.starts import keep_what_is_written, watch
 from resilience.delivery.unacked import FormerConnection, transport_options
 from resilience.exits import Exits
 from resilience.plans import PlanError
@@ -184,6 +184,7 @@ class WorkerLife:
         self._is_solo = isinstance(pool, SoloPool)
         if self._held is not None:
             self._held.blocks = self._is_solo
+            keep_what_is_written(pool)
         _stamp_turns(consumer, self._loop)
         if self._later is not None:
             know_delayed(consumer, self._pulse.owner, self._core.settings.namespace, self._later)

@@ -156,6 +156,7 @@ class OwnedTurns(_Base):
         self._looked_at = self._rests_until = self._silent_until = 0.0
         self._waited: set[str] = set()
         self._thread = threading.get_ident()
+        self._marker.connect()
         if held.joined_by(self):
             self._recover()
         held.say_started = self.say_started

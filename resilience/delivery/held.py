@@ -16,6 +16,9 @@ from resilience.delivery.delayed import delayed_key
 MOST_AT_ONCE = 1_000
 
 T = TypeVar("T")
+
+_HERE = object()
+"""In the place of a pool's handle: the task runs in this very process."""
 Unreadable = Callable[["Held", str, str, bytes, Exception], None]
 """Takes a tag, the list where it lay, bytes in which there is no message, and why; acknowledges the tag in the end."""
 
@@ -121,16 +124,23 @@ class Held:
             if self.lapsed or tag not in self._messages:
                 return False
             self._unmarked.append(tag)
+            if self.blocks or self.begins_on_accept:
+                self._jobs[tag] = _HERE
         return True
 
     def given(self, tag: str, job: Any) -> None:
         """The pool's own handle of a task that it was given."""
         if job is not None and tag in self._messages:
-            self._jobs[tag] = job
+            self._jobs.setdefault(tag, job)
 
-    def written(self) -> set[str]:
-        """Tags whose task is on its way to a pool process that has not accepted it yet."""
-        return {tag for tag, job in list(self._jobs.items()) if getattr(job, "_write_to", None) is not None}
+    def will_end(self) -> set[str]:
+        """Tags whose task ends here whatever happens to the connection, or has ended and is not acknowledged yet.
+
+        It was written to a pool process, which may not have accepted it yet, or began in this one. Celery's own list
+        of what is active lets go of a task before it acknowledges it, which happens in a later turn of the loop.
+        """
+        jobs = list(self._jobs.items())
+        return {tag for tag, job in jobs if job is _HERE or getattr(job, "_write_to", None) is not None}
 
     def unmarked(self) -> list[str]:
         """Tags that started and are not marked as such on the server; they are taken out."""
@@ -138,10 +148,11 @@ class Held:
 
     def ack(self, tag: str) -> None:
         """It ended."""
-        if self._messages.pop(tag, None) is not None:
+        if tag in self._messages:
             self._begun.discard(tag)
             self._jobs.pop(tag, None)
-            self._acked.append(tag)
+            self._acked.append(tag)  # first: at every instant it is known here as one or the other
+            self._messages.pop(tag, None)
 
     def give_back(self, tag: str, rewrite: Callable[[bytes], bytes]) -> None:
         """Back to the front of its queue, as `rewrite` makes it."""
@@ -162,7 +173,7 @@ class Held:
 
     def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> None:
         """Everything that is not running goes back, newest first, so that it lies in its old order."""
-        running = self.running() | self.written()
+        running = self.running() | self.will_end()
         with self._lock:
             for tag in reversed(list(self._messages)):
                 if tag not in running:
@@ -170,7 +181,7 @@ class Held:
 
     def drop_all_but(self, claimed: set[str]) -> None:
         """Others took over what is not claimed any more; what of it does not run yet shall not."""
-        running = self.running() | self.written()
+        running = self.running() | self.will_end()
         with self._lock:
             for tag in [tag for tag in self._messages if tag not in claimed and tag not in running]:
                 del self._messages[tag]

@@ -98,10 +98,14 @@ class Marker:
     def __init__(self, channel: Any) -> None:
         pool = channel.async_pool
         self._connection = pool.connection_class(**bounded(pool.connection_kwargs))
-        self._connection.connect()
-        self._works = True
+        self._works = False
         self._unanswered = 0
         self._lock = threading.Lock()
+
+    def connect(self) -> None:
+        """Be ready to speak: before the first task begins."""
+        self._connection.connect()
+        self._works = True
 
     def say(self, words: Callable[[], list[str]]) -> None:
         """Send the command that `words` makes, unless it is empty; it is not asked for one that cannot be sent."""
@@ -114,7 +118,8 @@ class Marker:
                     self._unanswered -= 1
                 command = words()
                 if command:
-                    self._connection.send_command(*command)
+                    # no health check: it would wait for an answer
+                    self._connection.send_packed_command(self._connection.pack_command(*command), check_health=False)
                     self._unanswered += 1
             except (OSError, redis.RedisError) as error:
                 self._works = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import TaskRevokedError
 
@@ -32,6 +33,31 @@ def watch(pool: Any, held: Held) -> None:
         return job
 
     pool.apply_async = apply_async
+
+
+def keep_what_is_written(pool: Any) -> None:
+    """Have a prefork pool, which has started, keep the tasks that it wrote to a child when the consumer reconnects.
+
+    Celery has it forget those that no child has accepted yet, but a child runs what was written to it all the same.
+    The pool must go on knowing of them, so that their end is heard: their messages stay claimed.
+    """
+    if not isinstance(pool, PreforkPool) or hasattr(pool.flush, "keeps"):
+        return
+    stock = pool.flush
+
+    def flush() -> None:
+        jobs = list(pool._pool._cache.values())  # noqa: SLF001  the prefork pool has no public face for this
+        written = [job for job in jobs if not job._accepted and job._write_to is not None]  # noqa: SLF001  the same
+        for job in written:
+            job._accepted = True  # noqa: SLF001  the same
+        try:
+            stock()
+        finally:
+            for job in written:
+                job._accepted = False  # noqa: SLF001  the same
+
+    flush.keeps = True  # type: ignore[attr-defined]
+    pool.flush = flush
 
 
 def accepted(request: Any) -> None:

@@ -65,6 +65,11 @@ class Proxy:
         """Half-open: what is connected now stays connected, and not a byte goes through it ever again."""
         self._do(self._freeze())
 
+    def cut_from_now_on(self, after: Callable[[], int | None]) -> None:
+        """Reset every connection that stands; later ones live as long as `after` says."""
+        self._cut_after = after
+        self._do(self._cut())
+
     def cut(self) -> None:
         """Reset every connection."""
         self._do(self._cut())
@@ -91,11 +96,12 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self._frozen.clear()
+        await asyncio.sleep(0.05)  # whoever was accepted a moment ago has its task now
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._cut()
-        await asyncio.sleep(0)  # the aborted transports tell their protocols
+        await asyncio.sleep(0.05)  # the aborted transports close their sockets in turns of their own
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._accepted += 1

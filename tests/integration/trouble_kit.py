@@ -54,12 +54,12 @@ class Book:
         return {note.number for note in self.notes("ended")}
 
     def repeats(self) -> Counter[str]:
-        """Runs beyond the first of their task, by the worker that made them."""
-        seen: set[str] = set()
+        """Runs beyond the first of their task, by the worker that made the first one: it gave back what it had run."""
+        first: dict[str, str] = {}
         repeated: Counter[str] = Counter()
         for note in self.notes("began"):
-            repeated[note.worker] += note.task_id in seen
-            seen.add(note.task_id)
+            repeated[first.get(note.task_id, "")] += note.task_id in first
+            first.setdefault(note.task_id, note.worker)
         return +repeated
 
     def back_after_s(self, since: float) -> dict[str, float]:

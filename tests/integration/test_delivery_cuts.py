@@ -1,0 +1,57 @@
+"""Connections that break at any byte, or go silent without breaking: every message is still somebody's, and runs."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+
+from resilience.testing import until
+from tests.integration.proxy import Proxy, cuts_at_random
+from tests.integration.trouble_kit import BACK_WITHIN_S, Trouble, book_server, say, trouble
+
+__all__ = ["book_server", "trouble"]  # fixtures
+
+SEEDS = range(int(os.environ.get("CELERIAC_CHAOS_SEEDS", "10"))) if os.environ.get("CELERIAC_CHAOS") else [1]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_connections_cut_at_random_bytes_lose_nothing(trouble: Trouble, seed: int) -> None:
+    """Mid-command, mid-reply, mid-handshake: every connection of the workers has another length of life."""
+    publisher = trouble.publisher()
+    with Proxy(trouble.server.port) as proxy:
+        trouble.start_one_of_each_pool(url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.cut_from_now_on(cuts_at_random(seed, mean_bytes=20_000))
+        publisher.send(200, 0.005)
+        publisher.keep_sending(per_s=30, for_s=0.005)
+        until(lambda: proxy.cuts > 60, within_s=60, what="many were cut")
+        proxy.cut_from_now_on(lambda: None)
+        trouble.until_all_work_again(time.time())
+        trouble.until_done(publisher)
+        say("cuts", cuts=proxy.cuts, **trouble.book.repeats())
+    # what ran while its connection was cut ends on the same worker, and tells it on the next connection
+    assert not trouble.book.repeats()
+
+
+def test_half_open_connections_are_left_within_ten_seconds(trouble: Trouble) -> None:
+    """Nothing goes through them, nothing closes them: at work and idle alike."""
+    chance = random.Random(1)
+    publisher = trouble.publisher()
+    with Proxy(trouble.server.port) as proxy:
+        trouble.start_one_of_each_pool(url=f"redis://127.0.0.1:{proxy.port}/0")
+        for at_work in (True, False):
+            if at_work:
+                publisher.send(300, 0.02)
+                until(lambda: len(trouble.book.back_after_s(0)) == 3, what="all are at work")
+                time.sleep(chance.random() * 0.2)  # the instant: whatever it meets must hold
+            proxy.freeze()
+            froze = time.time()
+            publisher.send(300, 0.02)
+            took = trouble.until_all_work_again(froze)
+            until(lambda: not publisher.sent - trouble.book.ended(), within_s=60, what="every task ran")
+            assert max(took.values()) < BACK_WITHIN_S, "".join(worker.log()[-6000:] for worker in trouble.workers)
+        trouble.until_done(publisher)
+    say("repeats", **trouble.book.repeats())
