@@ -7,15 +7,16 @@
 -- Beside it, for each source:
 --   <delayed>:due:<source>       zset member -> due, ms
 --   <delayed>:messages:<source>  hash member -> message
---   <delayed>:front:<source>     the last message of the batch that was moved before
+--   <delayed>:front:<source>     "<ms>:<n>:<message>": when the batch before was moved, its size and its last message
 -- and <delayed>:keeper, the one worker that comes back in time for the next message; the others just look every beat.
 -- Reply: { moved, the server's time in ms, when to come back in ms: "" unless the caller is the keeper }
 --
 -- A server out of memory refuses a script's first write if that could take memory, and none after it. Moving takes none,
 -- so a write that changes nothing goes first.
--- While the batch before is not taken yet, none follows: in front of it the next one would be taken first.
+-- While the batch before is not taken yet, none follows: in front of it the next one would be taken first. The next look
+-- is when it will be taken, at the pace so far.
 local delayed, owner, most, all = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
-local PAUSE_MS, HOLD_MS, FORGET_FRONT_MS, SOURCES = 5, 20, 3600000, 100
+local PAUSE_MS, LONGEST_PAUSE_MS, FORGET_FRONT_MS, SOURCES = 5, 250, 3600000, 100
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local moved = 0
@@ -24,11 +25,13 @@ local function ms(n) return string.format('%.0f', n) end
 
 local function worked(reply) return not (type(reply) == 'table' and reply.err) end
 
-local function before_is_waiting(front, source)
-  local last = redis.call('GET', front)
-  if not last then return false end
-  local place = redis.pcall('LPOS', source, last, 'RANK', -1, 'MAXLEN', most)
-  return worked(place) and place ~= false
+-- For how many ms the batch before will still wait; nil if it was taken.
+local function before_waits(front, source)
+  local since, size, last = string.match(redis.call('GET', front) or '', '^(%d+):(%d+):(.*)$')
+  local place = since and redis.pcall('LPOS', source, last, 'RANK', -1, 'MAXLEN', most)
+  if not place or not worked(place) then return nil end
+  local left = redis.call('LLEN', source) - place
+  return (now - tonumber(since)) * left / math.max(1, tonumber(size) - left)
 end
 
 -- One by one, so that large messages are not in memory together; stops where the list takes no more.
@@ -55,14 +58,18 @@ if redis.call('EXISTS', delayed) == 1 then redis.call('ZREM', delayed, '') end
 for _, source in ipairs(sources) do
   local due, messages = delayed .. ':due:' .. source, delayed .. ':messages:' .. source
   local front = delayed .. ':front:' .. source
-  local held_back = not all and before_is_waiting(front, source)
-  if not held_back then
+  local waits = not all and before_waits(front, source)
+  if not waits then
+    local before = moved
     local last = move(source, due, messages, redis.call('ZRANGEBYSCORE', due, '-inf', until_when, 'LIMIT', 0, most))
-    if last and not all then redis.call('SET', front, last, 'PX', FORGET_FRONT_MS) end
+    if last and not all then
+      redis.call('SET', front, ms(now) .. ':' .. moved - before .. ':' .. last, 'PX', FORGET_FRONT_MS)
+    end
   end
   local next = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
   if next then
-    redis.call('ZADD', delayed, ms(math.max(tonumber(next), now + (held_back and HOLD_MS or PAUSE_MS))), source)
+    local pause = math.min(LONGEST_PAUSE_MS, math.max(PAUSE_MS, waits or 0))
+    redis.call('ZADD', delayed, ms(math.max(tonumber(next), now + pause)), source)
   else
     redis.call('ZREM', delayed, source)
     redis.call('DEL', messages)

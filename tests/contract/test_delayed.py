@@ -124,7 +124,7 @@ def test_a_hand_over_that_is_told_twice_happens_once(broker: Broker, delayed: De
 
 
 def test_two_that_look_at_once_move_each_message_once(broker: Broker, app: Celery) -> None:
-    total = 300
+    total = 200
     hand_over(broker, *((str(number), 1.0) for number in range(total)))
     moved: list[int] = []
 

@@ -5,14 +5,14 @@ import os
 import time
 
 import redis
-from celery import Celery, chain
+from celery import Celery
 
 from resilience import Resilience
 
 REDIS = os.environ["AGENDA_REDIS"]
 app = Celery("agenda", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
 Resilience(app)
-app.conf.update(worker_prefetch_multiplier=2, timezone="America/New_York", **json.loads(os.environ.get("AGENDA", "{}")))
+app.conf.update(worker_prefetch_multiplier=2, timezone="America/New_York")
 book = redis.Redis.from_url(f"{REDIS}/2", decode_responses=True)
 
 
@@ -30,14 +30,6 @@ def with_a_plan(number):
     return note(number)
 
 
-@app.task(circuit=False)
-def hold(number):
-    """Run until the test says go."""
-    book.rpush("began", number)
-    while not book.exists("go"):
-        time.sleep(0.02)
-
-
 @app.task(bind=True, circuit=False, max_retries=3)
 def again(self, number, countdown):
     """Ask twice to come back later, then note."""
@@ -50,8 +42,3 @@ def again(self, number, countdown):
 def add(left, right):
     note("added")
     return left + right
-
-
-def later_chain(countdown):
-    """Two tasks in a row, each of which waits."""
-    return chain(add.s(1, 1).set(countdown=countdown), add.s(1).set(countdown=countdown))
