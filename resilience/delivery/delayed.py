@@ -81,8 +81,8 @@ class Delayed:
         would hand the messages over again: stop those first.
         """
         moved = 0
-        while self._broker.client.exists(self._index):
-            moved += self._move(everything=True).moved
+        while step := self._move(everything=True).moved:  # not until nothing is left: a key that is no list takes none
+            moved += step
         return moved
 
     def bring_forward(self, task_ids: Sequence[str]) -> int:

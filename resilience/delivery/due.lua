@@ -72,7 +72,6 @@ for _, source in ipairs(sources) do
     redis.call('ZADD', delayed, ms(math.max(tonumber(next), now + pause)), source)
   else
     redis.call('ZREM', delayed, source)
-    redis.call('DEL', messages)
     if all then redis.call('DEL', front) end
   end
 end

@@ -187,6 +187,7 @@ def test_a_list_that_is_none_stops_no_other_queue(broker: Broker, delayed: Delay
     assert delayed.release().moved == 1
     assert lies_in(broker) == ["text of fine"]
     assert delayed.bring_forward(["stuck"]) == 0
+    assert delayed.release_all() == 0
     assert delayed.counts() == {"shop:broken": 1}, "it is still there when somebody mends the queue"
 
 
