@@ -57,6 +57,7 @@ class Core:
         self.on_consumer: list[Callable[[Any], None]] = []
         self.hands_over: Callable[[Any, Any], bool] = never
         self.on_connected: list[Callable[[Any], None]] = []
+        self.on_stopping: list[Callable[[], None]] = []
         self._plans: dict[str, Plan | None] = {}
 
     @cached_property

@@ -76,7 +76,10 @@ class Gate(bootsteps.StartStopStep):
             hook(consumer)
 
     def stop(self, consumer: Any) -> None:
-        """Nothing runs here."""
+        """Before the consumer is cancelled: because the worker ends, or to connect anew."""
+        if consumer.blueprint.state != bootsteps.RUN:
+            for hook in self._core.on_stopping:
+                hook()
 
     def _around(self, name: str, strategy: Strategy) -> Strategy:
         answer = self._core.answers.get(name)

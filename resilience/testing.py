@@ -100,6 +100,12 @@ class WorkerProcess:
         assert self._process is not None
         return self._process.poll()
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def start(self) -> None:
         """Start without waiting, so that several can boot at once."""
         self._read_from = self.log_path.stat().st_size if self.log_path.exists() else 0

@@ -66,6 +66,7 @@ class WorkerLife:
         self._loop = LoopStamp()
         core.on_consumer.append(self._consumer_made)
         core.on_connected.append(self._connected)
+        core.on_stopping.append(self._begins_nothing_more)
         celery_signals.celeryd_init.connect(self._begins, weak=False)
         celery_signals.celeryd_after_setup.connect(self._set_up, weak=False)
         celery_signals.worker_shutting_down.connect(self._stops, weak=False)
@@ -175,6 +176,10 @@ class WorkerLife:
     def _stops(self, **_: Any) -> None:
         if self._is_worker and self._pulse is not None:
             self._pulse.beat_now()  # whoever finds this worker dead shall know that it was being stopped
+
+    def _begins_nothing_more(self) -> None:
+        if self._held is not None:
+            self._held.stopping = True
 
     def _connected(self, consumer: Any) -> None:
         """Before the consumer takes its first message on a new connection."""

@@ -384,19 +384,35 @@ class OwnedTurns(_Base):
         """Give back what does not run, and tell what ended. A connection that broke leaves that to the next one."""
         if self.owned and not self.closed:
             if not any(line.broken for line in self._lines):
-                self._settle_up()
+                self._settle_up(self._leave)
             self._let_go()
         super().close()
 
-    def _settle_up(self) -> None:
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        answer = super()._basic_cancel(consumer_tag)
+        if self.owned and self.held.stopping and not self.active_queues:
+            self._settle_up(self._hand_back)
+        return answer
+
+    def _leave(self) -> None:
+        if self.held.left_by(self) and not self.held.lapsed:
+            self.held.give_back_idle(redelivered)
+
+    def _hand_back(self) -> None:
+        """The worker stops, and what it runs may take an hour: what it will not run is for others at once."""
+        if self.held.begins_on_accept:
+            self.held.give_back_behind(redelivered)  # such a pool runs what it was given, as under stock transport
+        else:
+            self.held.give_back_idle(redelivered)
+
+    def _settle_up(self, give_back: Callable[[], None]) -> None:
         try:
             for line in self._lines:
                 line.bound(CLOSING_S)
             if self._main.busy:
                 self._reply()
             self._stop_waiting()
-            if self.held.left_by(self) and not self.held.lapsed:
-                self.held.give_back_idle(redelivered)
+            give_back()
             while self.held.unsettled:
                 self._send(room=0)
                 self._reply()

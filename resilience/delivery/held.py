@@ -41,6 +41,7 @@ class Held:
 
     A settlement that was sent and not answered is sent again: to repeat it does nothing.
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
+    `stopping`: the worker was told to end and begins nothing any more.
     `alone`: the tag of a task that runs while nothing else does, "" without one.
     """
 
@@ -49,6 +50,7 @@ class Held:
         self.owner = owner
         self.running = running
         self.blocks = False
+        self.stopping = False
         self.begins_on_accept = False
         self.unreadable: Unreadable | None = None
         self.late = 0

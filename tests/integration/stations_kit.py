@@ -83,8 +83,11 @@ class Station:
 
 @dataclass(frozen=True)
 class Case:
+    """`ours`: what the middleware makes of it where that is better than stock, else the same."""
+
     script: Callable[[Station], Any]
     outcome: Any
+    ours: Any
     options: Mapping[str, Any]
 
 
@@ -94,11 +97,13 @@ class Stations:
     def __init__(self) -> None:
         self.cases: dict[str, Case] = {}
 
-    def behaves(self, outcome: Any, **options: Any) -> Callable[[Callable[[Station], Any]], Callable[[Station], Any]]:
+    def behaves(
+        self, outcome: Any, ours: Any = None, **options: Any
+    ) -> Callable[[Callable[[Station], Any]], Callable[[Station], Any]]:
         """`options` are those of its workers (see `Side.worker`)."""
 
         def add(script: Callable[[Station], Any]) -> Callable[[Station], Any]:
-            self.cases[script.__name__] = Case(script, outcome, options)
+            self.cases[script.__name__] = Case(script, outcome, outcome if ours is None else ours, options)
             return script
 
         return add
@@ -132,7 +137,7 @@ class Stations:
             outcomes[side.name, name] = f"failed: {error!r}"
 
     def judge(self, outcomes: Outcomes, name: str) -> None:
-        expected = self.cases[name].outcome
+        case = self.cases[name]
         stock, ours = outcomes[STOCK, name], outcomes[OURS, name]
-        assert stock == expected, f"stock Celery itself does not: {stock!r}"
-        assert ours == expected, f"stock: {stock!r}; ours: {ours!r}"
+        assert stock == case.outcome, f"stock Celery itself does not: {stock!r}"
+        assert ours == case.ours, f"stock: {stock!r}; ours: {ours!r}"
