@@ -107,6 +107,12 @@ class Settings(BaseModel):
     beat_s: float = Field(default=0.5, gt=0, le=60, description="A worker's pulse.")
     gone_s: float = Field(default=1.0, gt=0, le=600, description="Connection gone and no beat for so long: dead.")
     silent_s: float = Field(default=30.0, gt=0, le=3600, description="Connection up but no beat for so long: dead.")
+    stall_s: float = Field(
+        default=15.0,
+        gt=0,
+        le=3600,
+        description="A worker with free slots that received nothing for so long, although messages wait, reconnects.",
+    )
     poison_deaths: int = Field(
         default=3, ge=1, le=1000, description="Workers that a task may have killed before it runs once more, alone."
     )

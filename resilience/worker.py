@@ -33,6 +33,8 @@ from resilience.workers.later import Later
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
 from resilience.workers.running import RunningAttempt, packed
+from resilience.workers.slots import is_free, running_requests, running_tags, stopping
+from resilience.workers.watchdog import Watchdog
 from signals.events import ClaimsTakenOver
 from signals.redact import describe
 
@@ -63,6 +65,7 @@ class WorkerLife:
         self._former: FormerConnection | None = None
         self._held: Held | None = None
         self._later: Later | None = None
+        self._consumer: Any = None
         self._loop = LoopStamp()
         core.on_consumer.append(self._consumer_made)
         core.on_connected.append(self._connected)
@@ -106,7 +109,7 @@ class WorkerLife:
         namespace = self._core.settings.namespace
         mine = {**WORKER_LIMITS, **transport_options(namespace, owner)}
         if self._core.settings.transport_enabled:
-            self._held = Held(namespace, owner, _running_tags)
+            self._held = Held(namespace, owner, running_tags)
             if self._exits.on:
                 self._held.unreadable = self._exits.unreadable
             mine["celeriac_owner"] = hold_as(self._held)
@@ -114,13 +117,18 @@ class WorkerLife:
 
     def _with_chores(self, pulse: Pulse, hostname: str) -> Pulse:
         core = self._core
-        former = self._former = FormerConnection(core.settings.namespace, pulse.owner, _running_tags)
+        former = self._former = FormerConnection(core.settings.namespace, pulse.owner, running_tags)
         pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
         pulse.every_beat(lambda broker, _elapsed_s: self._tell_what_ended(broker))
         pulse.every_beat(lambda _broker, _elapsed_s: self._tell_of_late_ends())
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
         pulse.every_beat(self._release_parked)
+        if self._held is not None:
+            watchdog = Watchdog(self._held, core.settings.stall_s, core.bus, lambda: is_free(self._consumer))
+            pulse.every_beat(
+                lambda broker, _elapsed_s: watchdog.look(broker, Registry(broker, core.settings.namespace))
+            )
         pulse.every_beat(lambda _broker, elapsed_s: self._exits.tend(elapsed_s))
         return pulse
 
@@ -141,10 +149,8 @@ class WorkerLife:
 
     def _running(self) -> str:
         """For the beat: the attempts that a pool slot has begun, and whether this worker is being stopped."""
-        stops = (worker_state.should_stop, worker_state.should_terminate)  # exit codes, of which 0 is one
-        stopping = any(stop is not None and stop is not False for stop in stops)
-        attempts = (self._running_attempt(request) for request in _active_requests())
-        return packed((attempt for attempt in attempts if attempt is not None), stopping)
+        attempts = (self._running_attempt(request) for request in running_requests())
+        return packed((attempt for attempt in attempts if attempt is not None), stopping())
 
     def _running_attempt(self, request: Any) -> RunningAttempt | None:
         task = request.task.name
@@ -186,6 +192,7 @@ class WorkerLife:
         if self._pulse is None or self._former is None:
             return
         pool = consumer.pool
+        self._consumer = consumer
         self._is_solo = isinstance(pool, SoloPool)
         if self._held is not None:
             self._held.blocks = self._is_solo
@@ -250,16 +257,3 @@ def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
         stock(consumer)
 
     consumer.perform_pending_operations = perform_pending_operations
-
-
-def _active_requests() -> list[Any]:
-    """The requests that this worker's pool is running now; called from another thread."""
-    while True:
-        try:
-            return list(worker_state.active_requests)
-        except RuntimeError:  # noqa: PERF203  the set changed while it was read: read it again
-            continue
-
-
-def _running_tags() -> set[str]:
-    return {request.message.delivery_tag for request in _active_requests()}

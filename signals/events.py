@@ -136,6 +136,17 @@ class ClaimsTakenOver(Event):
 
 
 @dataclass(frozen=True)
+class WorkerStalled(Event):
+    """A worker with free slots received nothing for `for_s` seconds although messages wait; it connects anew."""
+
+    kind: ClassVar[str] = "worker-stalled"
+
+    owner: str
+    waiting: int
+    for_s: float
+
+
+@dataclass(frozen=True)
 class WorkerUnhealthy(Event):
     """A live worker missed health checks."""
 

@@ -135,7 +135,20 @@ class OwnedTurns(_Base):
             held = held_by(self.celeriac_owner)
             if held is not None:
                 self._own(held)
-        return super().basic_consume(queue, *args, **kwargs)
+        tag = super().basic_consume(queue, *args, **kwargs)
+        self._name_sources()
+        return tag
+
+    def basic_cancel(self, consumer_tag: str) -> Any:
+        """A queue is consumed no more."""
+        cancelled = super().basic_cancel(consumer_tag)
+        self._name_sources()
+        return cancelled
+
+    def _name_sources(self) -> None:
+        if self.owned:
+            queues, steps = list(self.active_queues), self.priority_steps
+            self.held.sources = [self._prefixed(self._q_for_pri(queue, step)) for queue in queues for step in steps]
 
     def _own(self, held: Held) -> None:
         self.owned, self.held = True, held
@@ -151,8 +164,9 @@ class OwnedTurns(_Base):
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
         self._sha = ""
         self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
-        self._idle = self._moved = self._drains = False
+        self._idle = self._moved = False
         self._busy_since = math.inf
+        held.drains = False
         self._looked_at = self._rests_until = self._silent_until = 0.0
         self._waited: set[str] = set()
         self._thread = threading.get_ident()
@@ -185,15 +199,22 @@ class OwnedTurns(_Base):
         self._thread = threading.get_ident()
         poller.attach(self, self._wake)
         self._drop_overdue()
+        self._obey()
         if self._main.busy or time.monotonic() < self._rests_until:
             self.say_started()
             return
-        if self.held.lapsed:
-            raise redis.ConnectionError("the lease of this worker lapsed: it drops what it has not begun")
         try:
             self._take_turn(poller)
         except redis.ResponseError as error:
             self._refused(error)
+
+    def _obey(self) -> None:
+        """Raises ConnectionError when this worker shall connect anew."""
+        why, self.held.reconnect_why = self.held.reconnect_why, ""
+        if why:
+            raise redis.ConnectionError(f"this worker connects anew: {why}")
+        if self.held.lapsed:
+            raise redis.ConnectionError("the lease of this worker lapsed: it drops what it has not begun")
 
     def _take_turn(self, poller: OwnedPoller) -> None:
         if time.monotonic() - self._looked_at > LOOK_S:
@@ -268,7 +289,7 @@ class OwnedTurns(_Base):
             return []
         self.held.told(settled, late)
         if sources:
-            self._idle, self._drains = not messages, alone > 0
+            self._idle, self.held.drains = not messages, alone > 0
         found = zip((sources[int(number) - 1] for number in numbers.split()), messages, strict=True)
         taken = [(str(tag), source, raw) for tag, (source, raw) in enumerate(found, start=int(first or 0))]
         for tag, _, raw in taken:
@@ -303,7 +324,7 @@ class OwnedTurns(_Base):
         held = self.held
         if not self.active_queues or not self.qos.can_consume():
             return 0
-        if len(held) and (self._drains or held.alone in held):
+        if len(held) and held.keeps_to_itself:
             return 0
         room = self.qos.can_consume_max_estimate()
         if self.qos.asks is not None:

@@ -54,6 +54,10 @@ class Held:
         self.begins_on_accept = False
         self.unreadable: Unreadable | None = None
         self.late = 0
+        self.received = 0
+        self.sources: list[str] = []
+        self.drains = False
+        self.reconnect_why = ""
         self.dropped = 0
         self.alone = ""
         self.lease_until = math.inf
@@ -104,8 +108,18 @@ class Held:
         """What is held, oldest first."""
         return list(self._messages)
 
+    @property
+    def keeps_to_itself(self) -> bool:
+        """It takes nothing on purpose: a task runs alone here, or there is to be room for one."""
+        return self.drains or self.alone in self._messages
+
+    def reconnect_because(self, why: str) -> None:
+        """From another thread: have the loop give up its connection and make a new one."""
+        self.reconnect_why = why
+
     def take(self, tag: str, raw: bytes) -> None:
         self._messages[tag] = raw
+        self.received += 1
 
     def begin(self, tag: str) -> bool:
         """It is handed to the worker now; False if it went back in the meantime."""

@@ -32,9 +32,12 @@ class WorkerInfo:
     beat_age_s: float
     missed: int
     checked_s_ago: float | None
+    stalled: bool = False
 
     @property
     def health(self) -> str:
+        if self.stalled:
+            return "unhealthy"
         if self.checked_s_ago is None:
             return "unknown"
         if self.missed >= UNHEALTHY_AFTER:
@@ -168,4 +171,5 @@ def _worker(owner: str, beat_age_s: float, now: float, row: dict[bytes, bytes]) 
         beat_age_s=max(0.0, beat_age_s),
         missed=value("missed", 0),
         checked_s_ago=None if answered is None else max(0.0, now - float(answered)),
+        stalled=value("stalled", False),
     )

@@ -16,6 +16,7 @@ from signals.events import (
     StoreAway,
     StoreBack,
     WorkerDied,
+    WorkerStalled,
     WorkerUnhealthy,
 )
 
@@ -33,6 +34,7 @@ _SHOWN = (
     StoreAway,
     StoreBack,
     WorkerDied,
+    WorkerStalled,
     WorkerUnhealthy,
 )
 

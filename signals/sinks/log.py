@@ -19,6 +19,7 @@ from signals.events import (
     TaskAbandoned,
     TaskRerouted,
     WorkerDied,
+    WorkerStalled,
     WorkerUnhealthy,
 )
 from signals.redact import redact
@@ -33,7 +34,7 @@ def log_sink(event: Event) -> None:
         logger.log(level, "%s", redact(text), extra={"celeriac_event": event.kind})
 
 
-def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
+def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line per event
     match event:
         case CircuitChanged(name=name, old=old, new=new, reason=reason, open_s=open_s):
             wait = f" for {open_s:.1f} s" if new == "open" or (open_s > 0 and new != "closed") else ""
@@ -62,6 +63,12 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911  one line per event
             return (
                 logging.WARNING,
                 f"worker {owner} was taken for dead: {late} of its tasks ran twice, {dropped} it did not begin",
+            )
+        case WorkerStalled(owner=owner, waiting=waiting, for_s=for_s):
+            return (
+                logging.ERROR,
+                f"worker {owner} has free slots and received nothing for {for_s:g} s, {waiting} messages wait: "
+                "it connects anew",
             )
         case WorkerUnhealthy(owner=owner, missed=missed):
             return logging.WARNING, f"worker {owner} missed {missed} health checks"

@@ -25,6 +25,7 @@ from signals.events import (
     TaskAbandoned,
     TaskRerouted,
     WorkerDied,
+    WorkerStalled,
     WorkerUnhealthy,
 )
 from signals.sinks.log import log_sink
@@ -83,6 +84,11 @@ _SAMPLES: list[tuple[Event, int, str]] = [
     (
         ClaimsTakenOver("host:7:ab", 2, 5),
         logging.WARNING, "worker host:7:ab was taken for dead: 2 of its tasks ran twice, 5 it did not begin",
+    ),
+    (
+        WorkerStalled("host:7:ab", 12, 15.0),
+        logging.ERROR,
+        "worker host:7:ab has free slots and received nothing for 15 s, 12 messages wait: it connects anew",
     ),
     (WorkerUnhealthy("host:7:ab", 2), logging.WARNING, "worker host:7:ab missed 2 health checks"),
 ]  # fmt: skip

@@ -89,3 +89,15 @@ def total(numbers):
 def note(number):
     """The book says that it ran."""
     book.rpush("ran", number)
+
+
+if os.environ.get("SHOP_DEAF"):  # a planted fault: the first connection of a worker never asks for a message
+    from resilience.delivery.channel import OwnedTurns
+
+    hears, first = OwnedTurns._room, []
+
+    def deaf_at_first(self):
+        first.append(self)
+        return 0 if self is first[0] else hears(self)
+
+    OwnedTurns._room = deaf_at_first
