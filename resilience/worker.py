@@ -231,7 +231,7 @@ class WorkerLife:
     def _hand_back(self) -> None:
         """The last turn: the pool has stopped, so whatever is still held goes back."""
         held = self._held
-        if held is None or not (len(held) or held.unsettled):
+        if held is None:
             return
         try:
             broker = Broker(self._core.app)

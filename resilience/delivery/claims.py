@@ -38,6 +38,10 @@ class Claims:
         """Tags of what is claimed, oldest first."""
         return sorted(self._entries(held), key=int)
 
+    def any_of(self, held: Held) -> bool:
+        """Whether anything is held: claimed, or moved to the owner while it waited."""
+        return bool(self._entries(held)) or any(self._broker.client.llen(wait) for wait, _ in self._waits(held))
+
     def begun(self, held: Held) -> set[str]:
         """Tags whose tasks had begun to run, as marked on the server."""
         rows = cast("set[bytes]", self._broker.client.smembers(self._broker.key(held.started_key)))
@@ -48,8 +52,7 @@ class Claims:
 
         With an `inquest`, what had begun carries one more death, and goes where that sends it.
         """
-        waited = [name.decode().removeprefix(WAITED) for name in self._fields(held) if name.startswith(WAITED.encode())]
-        waits = [(self._broker.key(held.wait_key(source)), source) for source in waited]
+        waits = self._waits(held)
         arrived: int = sum(self._broker.client.llen(wait) for wait, _ in waits)
         self._settle(held, Settled(), waits)  # the youngest: what was claimed goes in front of them
         entries = self._entries(held)
@@ -81,8 +84,11 @@ class Claims:
         )
         return int(cast("list[int]", reply)[0])
 
-    def _fields(self, held: Held) -> list[bytes]:
-        return cast("list[bytes]", self._broker.client.hkeys(self._broker.key(held.claims_key)))
+    def _waits(self, held: Held) -> list[tuple[str, str]]:
+        """(list, source) of every list of a queue that the owner ever waited for."""
+        fields = cast("list[bytes]", self._broker.client.hkeys(self._broker.key(held.claims_key)))
+        sources = [name.decode().removeprefix(WAITED) for name in fields if name.startswith(WAITED.encode())]
+        return [(self._broker.key(held.wait_key(source)), source) for source in sources]
 
     def _entries(self, held: Held) -> dict[str, bytes]:
         rows = cast("dict[bytes, bytes]", self._broker.client.hgetall(self._broker.key(held.claims_key)))

@@ -200,7 +200,7 @@ class Pulse:
     def _say_goodbye(self, registry: Registry, claims: Claims) -> None:
         """Leave nothing behind; a worker that could not hand something back stays known, so that it is found dead."""
         mine = Held(self._settings.namespace, self.owner)
-        if not claims.tags(mine):
+        if not claims.any_of(mine):
             claims.forget(mine)
             registry.remove(self.owner)
 

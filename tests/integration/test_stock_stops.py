@@ -154,6 +154,17 @@ def test_nothing_moves_to_a_stopped_worker_that_had_room(
     book.set("go", "1")
 
 
+def test_a_message_that_moved_while_the_worker_said_goodbye_is_not_forgotten_with_it(
+    shop_redis: str, broker: redis.Redis, workers: StartWorkers
+) -> None:
+    (worker,) = workers({"name": "w"})
+    until(lambda: broker.info("clients")["blocked_clients"] > 1, what="it waits for messages")
+    (claims,) = broker.keys("*:claims:*")
+    broker.lpush(claims.replace(":claims:", ":wait:") + ":celery", "moved, and its reply lost")
+    assert worker.stop() == 0
+    assert broker.lrange("celery", 0, -1) == ["moved, and its reply lost"]
+
+
 @pytest.mark.parametrize("name", stations.cases)
 def test_it_ends_as_on_stock_celery(outcomes: Outcomes, name: str) -> None:
     stations.judge(outcomes, name)
