@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,28 @@ def test_an_opening_by_an_operator_is_told_though_the_process_ends_at_once(sentr
     (event,) = sentry.events()
     assert event["level"] == "warning"
     assert (len(event["tags"]["reason"]), "opaque-reason" in json.dumps(event)) == (200, False)
+
+
+QUARANTINED = """
+import sys
+import sentry_sdk
+from signals.events import MessageQuarantined
+from signals.sinks.sentry import sentry_sink
+
+sentry_sdk.init(dsn=sys.argv[1])
+sink = sentry_sink()
+for number in (1, 2):
+    sink(MessageQuarantined(str(number), f"id{number}", "shop.charge", "exhausted", "password=hunter2", "celery"))
+"""
+
+
+def test_quarantined_messages_of_one_task_and_reason_are_one_issue_without_secrets(sentry: SentrySink) -> None:
+    argv = [sys.executable, "-c", QUARANTINED, sentry.dsn]
+    subprocess.run(argv, check=True, timeout=60, env={**os.environ, "NO_PROXY": "127.0.0.1"})
+    first, second = sentry.events()
+    assert first["fingerprint"] == second["fingerprint"] == ["celeriac", "quarantine", "shop.charge", "exhausted"]
+    assert {event["contexts"]["quarantine"]["task_id"] for event in (first, second)} == {"id1", "id2"}
+    assert b"hunter2" not in sentry.everything()
 
 
 MADE_TWICE = """
