@@ -34,6 +34,9 @@ BATCH = 100
 WAIT_S = 2
 """How long the server lets a worker wait idly before it answers that there was nothing."""
 
+UNTOLD_S = 0.05
+"""How long what ended waits while the loop stands still: a kill meanwhile has it run again."""
+
 OVERDUE_S = 7
 """A reply that is so late comes from a connection that is gone: within 10 s the worker is to work on another one."""
 
@@ -275,7 +278,17 @@ class OwnedTurns(_Base):
         for tag, source, raw in taken:
             if self.held.begin(tag):  # else it went back while the worker was inside the one before it
                 self._deliver(tag, source, raw)
+                self._tell_in_between()
         return True
+
+    def _tell_in_between(self) -> None:
+        """A solo worker runs all that it took in one turn: what ended must not wait for the last of them."""
+        if self.held.blocks and self.held.waits_to_be_told and time.monotonic() - self._main.sent_at > UNTOLD_S:
+            try:
+                self._send(room=0)
+                self._reply()
+            except redis.ResponseError as error:
+                self._refused(error)
 
     def _reply(self) -> list[tuple[str, str, bytes]]:
         settled, sources, moved = self._sent

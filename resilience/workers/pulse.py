@@ -33,6 +33,9 @@ from signals.redact import describe
 if TYPE_CHECKING:
     from resilience.settings import Settings
 
+KNOWN_WITHIN_S = 5.0
+"""How long a worker that begins waits to be known; then it works all the same."""
+
 logger = logging.getLogger("celeriac")
 
 Chore = Callable[[Broker, float], object]
@@ -80,6 +83,7 @@ class Pulse:
         self.when_due: Callable[[Broker], float] = _never_due
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._first_beat = threading.Event()
         self._witness: Any = None
         reference = weakref.ref(self)
 
@@ -97,22 +101,12 @@ class Pulse:
         """Beat from now on; `info` is what others may know of this worker. Starting twice changes the info only."""
         self._info = info
         if self._thread is None:
-            self._register()
             self._thread = threading.Thread(target=self._run, name="celeriac-pulse", daemon=True)
             self._thread.start()
-
-    def _register(self) -> None:
-        """Be known before the first message is held: whoever dies unknown leaves its messages to nobody."""
-        try:
-            broker = self._connect()
-            try:
-                registry = Registry(broker, self._settings.namespace)
-                registry.describe_self(self.owner, self._info)
-                registry.beat(self.owner, self._settings.gone_s, self._settings.silent_s, reconnected=False)
-            finally:
-                broker.close()
-        except BROKER_ERRORS as error:
-            logger.warning("celeriac: not registered yet (%s); the pulse goes on trying", describe(error))
+            # Be known, and witnessed, before the first message is held: whoever dies unknown leaves its messages to
+            # nobody, and whoever is known without a witness is taken for dead if it is slow to begin.
+            if not self._first_beat.wait(KNOWN_WITHIN_S):
+                logger.warning("celeriac: not registered within %g s; the pulse goes on trying", KNOWN_WITHIN_S)
 
     def beat_now(self) -> None:
         """What is running changed in a way that others must know before anything else happens."""
@@ -164,6 +158,7 @@ class Pulse:
                     running=running if running != said else "", known=self._known,
                 )  # fmt: skip
                 self._renewed(beat, began, registry)
+                self._first_beat.set()
                 reconnected, said = False, running
                 now = time.monotonic()
                 burials = self._burials(beat.suspects, registry, unacked, Claims(broker))

@@ -24,11 +24,11 @@ from tests.chaos.verdict import Finding, ack_lags, kills_by_kind, repeats, resta
 STEPS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """How kombu names the lists of a queue's priorities."""
 
-_PERMITTED_ERRORS = (
+_PERMITTED = (
     (r"Process 'ForkPoolWorker-\d+' pid:\d+ exited with 'signal 9 \(SIGKILL\)'", "a pool child that was killed"),
+    (r"WorkerLostError", "the task of a child that was killed, before it runs again"),
+    (r"Process ForkPoolWorker-\d+\n(?s:.*)BrokenPipeError", "a child whose worker was killed while it forked"),
     (r"is in the quarantine|killed \d+ workers", "a task that was running at so many kills as to be taken for poison"),
-    (r"Task handler raised error: WorkerLostError", "the task of a child that was killed, before it runs again"),
-    (r"Task \S+ raised unexpected: WorkerLostError", "the same, as Celery words it without a retry"),
 )
 _QUARANTINE = re.compile(rb".*:quarantine(:\w+)?")
 _STAYS = (
@@ -37,8 +37,9 @@ _STAYS = (
     re.compile(rb".*:workers:(seen|grace)"),  # when anybody beat last
     re.compile(rb".*:delayed:front:.*"),  # a copy of what was released last, for an hour
 )
+_LINE = re.compile(r"^(?=\[\d{4}-\d\d-\d\d )", re.M)
 _TROUBLE = re.compile(
-    r"^\[[^]]*: (?:ERROR|CRITICAL)/.*$|^\[.*celeriac: (?:upkeep failed|pulse failed|pulse lost).*$|^Traceback .*$", re.M
+    r"^\[[^]]*: (?:ERROR|CRITICAL)/|celeriac: (?:upkeep failed|pulse failed|pulse lost|others took)|^Traceback ", re.M
 )
 _DIED = re.compile(r"worker \S*?:(\d+):\w+ died: (\d+) messages back")
 
@@ -211,9 +212,9 @@ def _in_logs(fleet: Fleet, record: Record) -> list[Finding]:
     found = []
     for name, text in fleet.logs().items():
         found += [
-            Finding("log", f"{name}: {line[:400]}")
-            for line in _TROUBLE.findall(text)
-            if not any(re.search(permitted, line) for permitted, _ in _PERMITTED_ERRORS)
+            Finding("log", f"{name}: {line[:600]}")
+            for line in _LINE.split(text)
+            if _TROUBLE.search(line) and not any(re.search(permitted, line) for permitted, _ in _PERMITTED)
         ]
         for pid, moved in _DIED.findall(text):
             if int(pid) not in hit:
