@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 TIMEOUT_S = 2.0
-WORKER_LIMITS = {"socket_timeout": 7.0, "socket_connect_timeout": 4.0, "socket_keepalive": True}
+WORKER_LIMITS = {"socket_timeout": 6.0, "socket_connect_timeout": 4.0, "socket_keepalive": True}
 """Transport options of a worker, below the user's own: without limits one dead connection stops its loop for good."""
 
 BROKER_ERRORS = (redis.RedisError, OSError, OperationalError)

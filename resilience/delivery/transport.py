@@ -83,6 +83,9 @@ class SentinelTransport(_KeepsAddress, kombu_redis.SentinelTransport):
         self.cycle = OwnedPoller()
 
 
+HURRY_S = 0.5
+"""After a failure: how long one command waits for a server that may not answer any more."""
+
 _REPAIRED = {kombu_redis.Transport: RedisTransport, kombu_redis.SentinelTransport: SentinelTransport}
 
 
@@ -114,3 +117,17 @@ class Connection(kombu.Connection):
     def get_transport_cls(self) -> Any:
         stock = super().get_transport_cls()
         return _REPAIRED.get(stock, stock)
+
+    def collect(self, socket_timeout: float | None = None) -> None:
+        """What Celery does after a failure. Kombu still tells the server to delete this and that: not for long."""
+        for channel in list(getattr(self._transport, "channels", None) or ()):
+            for name in ("_pool", "_async_pool"):
+                _hurry(channel.__dict__.get(name))
+        super().collect(socket_timeout)
+
+
+def _hurry(pool: Any) -> None:
+    """Have the commands of a connection pool go over new connections, which wait for a short time only."""
+    if pool is not None:
+        pool.connection_kwargs.update(socket_timeout=HURRY_S, socket_connect_timeout=HURRY_S)
+        pool.disconnect(inuse_connections=False)

@@ -145,12 +145,12 @@ class Proxy:
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            while writer in self._frozen:  # a half-open connection is not closed by its other end's going
+                await asyncio.sleep(3600)
         finally:
             for one in pumps:
                 one.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            while writer in self._frozen:  # a half-open connection is not closed by its other end's going
-                await asyncio.sleep(3600)
             there.transport.abort()
 
 

@@ -62,11 +62,11 @@ class Book:
             first.setdefault(note.task_id, note.worker)
         return +repeated
 
-    def back_after_s(self, since: float) -> dict[str, float]:
-        """Seconds from `since` until each worker began a task."""
+    def back_after_s(self, since: float, above: int = -1) -> dict[str, float]:
+        """Seconds from `since` until each worker began a task; with `above`, one with a higher number."""
         first: dict[str, float] = {}
         for note in self.notes("began"):
-            if note.at > since:
+            if note.at > since and note.number > above:
                 first.setdefault(note.worker, note.at - since)
         return first
 
