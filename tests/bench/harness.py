@@ -24,7 +24,7 @@ import redis
 from rich.console import Console
 from rich.table import Table as Printed
 
-_DISTRIBUTIONS = ("celery", "kombu", "redis", "hiredis", "pybreaker", "purgatory")
+_DISTRIBUTIONS = ("celery", "kombu", "redis", "hiredis", "pybreaker", "purgatory", "dramatiq", "huey", "taskiq")
 _PLAIN_WIDTH = 160
 """Columns when nobody's terminal says how many there are: tables in a log must not be folded."""
 
@@ -35,6 +35,10 @@ class Size:
 
     `lap_s` is of the `circuits` used in turn, `load_s` and `feeders` (processes) of the firehose, in `load_rounds`;
     `openings` and `watchers` (processes) are of the propagation.
+
+    The rest is of the delivery benches. A worker is watched for `work_s` after its first `warm_tasks`, with `filled`
+    messages on the queue at first, in `work_rounds`. `delays` tasks are sent one by one; `backlogs` and `windows`
+    (prefetch) are in messages.
     """
 
     rounds: int
@@ -47,15 +51,27 @@ class Size:
     feeders: int
     openings: int
     watchers: int
+    work_rounds: int
+    work_s: float
+    warm_tasks: int
+    filled: int
+    delays: int
+    pools: tuple[str, ...]
+    backlogs: tuple[int, ...]
+    windows: tuple[int, ...]
 
 
 LONG = Size(
     rounds=11, calls=20_000, remote_calls=200, circuits=1_000,
     load_rounds=5, lap_s=1.5, load_s=4.0, feeders=4, openings=200, watchers=8,
+    work_rounds=5, work_s=3.0, warm_tasks=1_000, filled=30_000, delays=200,
+    pools=("prefork", "threads", "solo"), backlogs=(1_000, 100_000, 1_000_000), windows=(1, 4, 100, 1_000),
 )  # fmt: skip
 QUICK = Size(
     rounds=2, calls=200, remote_calls=20, circuits=50,
     load_rounds=1, lap_s=0.05, load_s=0.3, feeders=1, openings=3, watchers=2,
+    work_rounds=1, work_s=0.3, warm_tasks=50, filled=1_000, delays=5,
+    pools=("threads",), backlogs=(100, 1_000), windows=(1, 100),
 )  # fmt: skip
 """Shows that the benches run; its figures say nothing."""
 
