@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resilience.breaker.guard import Breakers
     from resilience.breaker.policy import BreakerPolicy
+    from resilience.bulk import NotAllSentError, send_all
     from resilience.current import circuit
     from resilience.errors.classify import classify, rule
     from resilience.errors.taxonomy import (
@@ -37,6 +38,7 @@ _HOMES = {
     "CircuitOpenError": "resilience.errors.taxonomy",
     "ErrorCategory": "resilience.errors.taxonomy",
     "PermanentError": "resilience.errors.taxonomy",
+    "NotAllSentError": "resilience.bulk",
     "PoolError": "resilience.errors.taxonomy",
     "Resilience": "resilience.middleware",
     "Settings": "resilience.settings",
@@ -47,6 +49,7 @@ _HOMES = {
     "circuit": "resilience.current",
     "classify": "resilience.errors.classify",
     "rule": "resilience.errors.classify",
+    "send_all": "resilience.bulk",
     "wrap": "resilience.errors.wrapping",
     "with_retry": "resilience.retry.call",
 }
@@ -56,6 +59,7 @@ __all__ = [
     "Breakers",
     "CircuitOpenError",
     "ErrorCategory",
+    "NotAllSentError",
     "PermanentError",
     "PoolError",
     "Resilience",
@@ -67,6 +71,7 @@ __all__ = [
     "circuit",
     "classify",
     "rule",
+    "send_all",
     "with_retry",
     "wrap",
 ]

@@ -5,15 +5,17 @@ Nothing that the user set is changed: what the middleware needs goes in as defau
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.utils.imports import symbol_by_name
 
 from resilience.breaker.guard import Breakers
+from resilience.bulk import BATCH, send_all
 from resilience.core import Core
 from resilience.delivery.broker import Broker
+from resilience.delivery.results import BACKENDS
 from resilience.exits import Exits
 from resilience.gate import gate_for
 from resilience.plans import OPTIONS
@@ -22,6 +24,7 @@ from resilience.quarantine.desk import Quarantine
 from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
 from resilience.runner import Runner
+from resilience.sending import LeanSender
 from resilience.settings import Settings
 from resilience.task import ResilientTask, guarded
 from resilience.worker import WorkerLife
@@ -71,6 +74,7 @@ class Resilience:
         app.resilience = self
         app.task_cls = _resilient_base(app.task_cls)
         app._task_from_fun = _adopting(app._task_from_fun)  # noqa: SLF001  an eager run does not finalize the app
+        app.send_task = LeanSender(app)
         app.amqp_cls = resilient_amqp(symbol_by_name(app.amqp_cls), core)
         app.add_defaults(self._defaults)
         app.on_after_configure.connect(self._configured, weak=False)
@@ -114,6 +118,10 @@ class Resilience:
         finally:
             broker.close()
 
+    def send_all(self, signatures: Iterable[Any], *, batch: int = BATCH) -> list[Any]:
+        """Send many tasks, `batch` of them per round trip: see `resilience.send_all`."""
+        return send_all(signatures, batch=batch, app=self.app)
+
     def reconfigure(self) -> None:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""
         self._core.reconfigure()
@@ -127,6 +135,9 @@ class Resilience:
         if not self.settings.enabled:
             return
         redact_logs()
+        if self.settings.publishing_enabled:
+            loader = self.app.loader
+            loader.override_backends = {**BACKENDS, **loader.override_backends}
         if log_sink not in self.bus:
             self.bus.subscribe(log_sink)
             self.bus.subscribe(Background(celery_event_sink(self.app)))

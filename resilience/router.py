@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 from celery.app.routes import Router
 from kombu import Exchange, Queue
+from kombu.pools import ProducerPool
 
+from resilience.delivery.broker import is_redis
+from resilience.delivery.publishing import Publishing, PublishingProducer
+from resilience.delivery.representation import represented
+from resilience.delivery.transport import POLICY
 from resilience.delivery.transport import Connection as RepairedConnection
 from resilience.recovery.deadline import DEADLINE_HEADER, deadline_at
 from resilience.recovery.failover import HEADER, choose_level, journey_of, level_in
@@ -91,30 +97,79 @@ def queue_of(queues: Mapping[str, Any], exchange: str | None, routing_key: str |
 
 
 def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:
-    """`base` with our router and connections; a settings update rebuilds the router, so the factory is replaced."""
+    """`base` with our router, connections and producers; what a user's own `base` replaced stays the user's."""
 
     class AppConnection(RepairedConnection):
-        @property
-        def celeriac_namespace(self) -> str:
-            """Where a channel finds what is due later on its queues."""
-            return core.settings.namespace
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.celeriac_namespace = core.settings.namespace
+            self.lean = core.app.amqp.publishes_lean
+            self.publish_bound_s = core.settings.publish_timeout_s if self.lean else None
 
     class ResilientAMQP(base):
         # a Connection class of the user's own stays
         Connection = AppConnection if base.Connection is AMQP.Connection else base.Connection
+        _producer_pool: Any
 
-        def as_task_v2(self, task_id: str, name: str, *args: Any, **options: Any) -> Any:
+        def as_task_v2(
+            self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
+        ) -> Any:
+            levels = self._repr_levels
+            if options.get("argsrepr") is None and isinstance(args or (), (list, tuple)):
+                options["argsrepr"] = represented(args or (), self.argsrepr_maxsize, levels)
+            if options.get("kwargsrepr") is None:
+                options["kwargsrepr"] = represented(kwargs or {}, self.kwargsrepr_maxsize, levels)
             # Here and not in the router, which does not see the eta; a retry's own header wins over this one.
-            message = super().as_task_v2(task_id, name, *args, **options)
+            message = super().as_task_v2(task_id, name, args, kwargs, *more, **options)
             plan = core.plan_for(name)
             if plan is not None and plan.deadline_s is not None:
                 message.headers[DEADLINE_HEADER] = deadline_at(message.headers["eta"], time.time(), plan.deadline_s)
             return message
 
+        @cached_property
+        def _repr_levels(self) -> int:
+            return int(self.app.conf.task_repr_maxlevels)
+
+        # a settings update rebuilds the router, so the factory is replaced
         def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802  Celery's name
             stock = super().Router(queues, create_missing)
             router = ResilientRouter(stock.routes, stock.queues, stock.create_missing, stock.app)
             router.core = core
             return router
+
+        @property
+        def Producer(self) -> Any:  # noqa: N802  Celery's name
+            return PublishingProducer if self.publishes_lean else super().Producer
+
+        @property
+        def producer_pool(self) -> Any:
+            if not self.publishes_lean:
+                return super().producer_pool
+            if self._producer_pool is None:
+                pool = self.app.pool
+                self._producer_pool = ProducerPool(pool, limit=pool.limit, Producer=self.Producer)
+            return self._producer_pool
+
+        @cached_property
+        def publishing(self) -> Publishing:
+            """What is said for every message; read once, as Celery reads it."""
+            return Publishing.of(self.app.conf)
+
+        @cached_property
+        def sends_lean(self) -> bool:
+            """Whether `resilience.sending` may compose messages: to Redis, and Celery's class is nobody else's."""
+            conf = self.app.conf
+            return (
+                base is AMQP
+                and self.publishes_lean
+                and is_redis(conf.broker_write_url)
+                and conf.task_protocol == 2
+                and self.publishing.policy.keys() <= POLICY
+            )
+
+        @property
+        def publishes_lean(self) -> bool:
+            stock = base.Connection is AMQP.Connection and base.Producer is AMQP.Producer
+            return stock and core.settings.enabled and core.settings.publishing_enabled
 
     return ResilientAMQP

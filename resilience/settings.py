@@ -98,6 +98,15 @@ class Settings(BaseModel):
     quarantine_replays: int = Field(
         default=3, ge=0, le=1_000, description="How often a message is replayed before that takes force."
     )
+    publishing_enabled: bool = Field(
+        default=True, description="A lean way to send tasks to Redis, bounded in time; off: kombu's own."
+    )
+    publish_timeout_s: float | None = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="How long sending a task may take while the broker is away; None: as long as kombu's own waits.",
+    )
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
     sentry_enabled: bool = Field(
         default=True,

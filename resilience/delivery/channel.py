@@ -10,8 +10,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from queue import Empty
 from typing import Any
@@ -27,6 +27,7 @@ from resilience.delivery.backlog import KnowsDelayed
 from resilience.delivery.held import Held, Settled, held_by
 from resilience.delivery.lines import CLOSING_S, GONE, Line, Marker, Wake
 from resilience.delivery.poller import OwnedPoller
+from resilience.delivery.puts import Puts
 
 BATCH = 100
 """Messages taken at once by a worker without a prefetch limit."""
@@ -466,30 +467,14 @@ class OwnedTurns(_Base):
         if threading.get_ident() != self._thread:
             self._wake()
 
-    # -- clients -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """Kombu makes a client object for every command; one per connection pool does."""
-        if client is None and not self.owned:
-            client = self._create_client()
-        elif client is None:
-            client = self.__dict__.get("_one_client")
-            if client is None or client.connection_pool is not self.pool:
-                client = self._one_client = self._create_client()
-        yield client
-
-    def _prefixed(self, key: str) -> str:
-        return f"{self.global_keyprefix}{key}"
-
-
-class OwnedChannel(OwnedTurns, KnowsDelayed, kombu_redis.Channel):
+class OwnedChannel(OwnedTurns, KnowsDelayed, Puts, kombu_redis.Channel):
     """redis:// and rediss://."""
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "celeriac_owner")
 
 
-class OwnedSentinelChannel(OwnedTurns, KnowsDelayed, kombu_redis.SentinelChannel):
+class OwnedSentinelChannel(OwnedTurns, KnowsDelayed, Puts, kombu_redis.SentinelChannel):
     """sentinel://."""
 
     from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "celeriac_owner")

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import kombu
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
+from kombu.utils.collections import HashedSeq
 from kombu.utils.functional import fxrange
 
+from resilience.delivery.bounded import carried_out, limits
 from resilience.delivery.channel import OwnedChannel, OwnedSentinelChannel
 from resilience.delivery.poller import OwnedPoller
 
@@ -86,6 +89,9 @@ class SentinelTransport(_KeepsAddress, kombu_redis.SentinelTransport):
 HURRY_S = 0.5
 """After a failure: how long one command waits for a server that may not answer any more."""
 
+POLICY = frozenset({"max_retries", "interval_start", "interval_step", "interval_max"})
+"""What a retry policy may say to be ours to follow; anything else is for kombu's own retries."""
+
 _REPAIRED = {kombu_redis.Transport: RedisTransport, kombu_redis.SentinelTransport: SentinelTransport}
 
 
@@ -94,7 +100,18 @@ KNOCK_S = 1.0
 
 
 class Connection(kombu.Connection):
-    """Kombu's Connection; only its Redis transports are exchanged, whatever the URL says of TLS, users or databases."""
+    """Kombu's Connection; only its Redis transports are exchanged, whatever the URL says of TLS, users or databases.
+
+    `publish_bound_s`: how long publishing through it may take, in seconds, if its app bounds that; `bound_s`: the same
+    once something publishes through it. A connection that only consumes waits as kombu does. `lean`: whether its pools
+    are for publishing our way. `celeriac_namespace`: where a channel finds what is due later on its queues.
+    """
+
+    publish_bound_s: float | None = None
+    bound_s: float | None = None
+    lean = True
+    celeriac_namespace: str | None = None
+    transport_options: dict[str, Any]
 
     def ensure_connection(
         self,
@@ -124,6 +141,51 @@ class Connection(kombu.Connection):
             for name in ("_pool", "_async_pool"):
                 _hurry(channel.__dict__.get(name))
         super().collect(socket_timeout)
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether it leads to Redis, through a transport of ours."""
+        return self.get_transport_cls() in _REPAIRED.values()
+
+    def bind_time(self, bound_s: float | None) -> None:
+        """Bound what is published through it; no effect on a socket that is there already, or where the user did."""
+        if bound_s is not None and self.bound_s is None and self.is_repaired:
+            self.bound_s = bound_s
+            self.transport_options = limits(self.transport_options, bound_s)
+
+    def ensure(self, obj: Any, fun: Callable[..., Any], *args: Any, **policy: Any) -> Callable[..., Any]:
+        """Kombu's retry of an operation; on a connection that is bound in time, ours."""
+        if self.bound_s is not None and not args and policy.keys() <= POLICY:
+            bound_s = self.bound_s
+            return lambda *words, **named: carried_out(self, obj, lambda: fun(*words, **named), bound_s, policy)
+        ensured: Callable[..., Any] = super().ensure(obj, fun, *args, **policy)
+        return ensured
+
+    def Pool(self, limit: int | None = None, **options: Any) -> ConnectionPool:  # noqa: N802  kombu's name
+        return Pool(self, limit, **options) if self.lean else super().Pool(limit, **options)
+
+    def __eqhash__(self) -> HashedSeq:
+        """Kombu keeps one pool for equal connections; a stock app of the same broker must not get ours."""
+        ours = (self.lean, self.publish_bound_s, self.celeriac_namespace)
+        return HashedSeq("celeriac", *ours, *super().__eqhash__())
+
+
+class Pooled(Connection, PooledConnection):
+    """A connection of a pool."""
+
+
+class Pool(ConnectionPool):
+    """Kombu's pool, whose connections are of the kind of the one that it was made from."""
+
+    def new(self) -> Pooled:
+        origin = self.connection
+        info = dict(origin._info(resolve=False))  # noqa: SLF001  as kombu's pool does
+        # what a task consumes through the pool, such as replies to remote control, is not the worker's
+        options = {key: value for key, value in info.pop("transport_options").items() if key != "celeriac_owner"}
+        made = Pooled(self, transport_options=options, **info)
+        made.publish_bound_s, made.celeriac_namespace = origin.publish_bound_s, origin.celeriac_namespace
+        made.bind_time(made.publish_bound_s)
+        return made
 
 
 def _hurry(pool: Any) -> None:
