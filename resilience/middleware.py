@@ -28,6 +28,7 @@ from resilience.sending import LeanSender
 from resilience.settings import Settings
 from resilience.task import ResilientTask, guarded
 from resilience.worker import WorkerLife
+from resilience.workers.farewell import Released, release
 from resilience.workers.health import HealthChecks
 from resilience.workers.registry import Registry, WorkerInfo
 from signals.background import Background
@@ -121,6 +122,18 @@ class Resilience:
     def send_all(self, signatures: Iterable[Any], *, batch: int = BATCH) -> list[Any]:
         """Send many tasks, `batch` of them per round trip: see `resilience.send_all`."""
         return send_all(signatures, batch=batch, app=self.app)
+
+    def release(self, force: bool = False) -> Released:
+        """Put what only this middleware knows onto plain queues, for stock workers. Raises when the broker is away.
+
+        Parked and delayed messages, and what dead workers held. Nothing is done while workers of it are alive, which
+        would take the messages up again, unless `force`.
+        """
+        broker = Broker(self.app)
+        try:
+            return release(broker, self.settings, self._core.parking, force)
+        finally:
+            broker.close()
 
     def reconfigure(self) -> None:
         """Read broker, store and settings anew: for a process that starts a pool and then works with it."""

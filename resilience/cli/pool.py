@@ -1,4 +1,4 @@
-"""`celery -A app pool up|status|health`, and what other packages add to it (`run` and `demo` of the reference app)."""
+"""`celery -A app pool up|status|health|release`, and what others add to it (`run` and `demo` of the reference app)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resilience.cli.context import Refused, Wrong, json_option, needs_redis, print_json, resilience_of
+from resilience.delivery.broker import is_redis
 
 if TYPE_CHECKING:
     from resilience.local.pool import SupervisorEvent
@@ -145,6 +146,35 @@ def health(context: click.Context, as_json: bool) -> None:
     else:
         click.echo(f"not healthy: {', '.join(sick) or 'no worker is alive'}")
     context.exit(0 if healthy else 1)
+
+
+@pool.command()
+@click.option("--force", is_flag=True, help="Also while workers of Celeriac are alive.")
+@json_option
+@click.pass_context
+def release(context: click.Context, force: bool, as_json: bool) -> None:
+    """Before stock workers take over: put parked, delayed and left-over messages onto plain queues.
+
+    Stop the workers of Celeriac first: those that live would take the messages up again. May be repeated.
+    """
+    resilience = resilience_of(context)
+    if not is_redis(resilience.app.conf.broker_write_url):
+        raise Wrong("only a Redis broker holds messages that stock workers do not see: there is nothing to release")
+    with needs_redis(BROKER):
+        released = resilience.release(force)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({**asdict(released), "moved": released.moved})
+    elif force or not released.alive:
+        counts = f"{released.parked} parked, {released.delayed} delayed, {released.alone} that were to run alone"
+        click.echo(f"onto plain queues: {counts}, {released.claimed} of dead workers")
+    if released.alive:
+        names = ", ".join(released.alive)
+        warning = f"{len(released.alive)} workers of Celeriac are alive and would take the messages up again: {names}"
+        if not force:
+            raise Refused(f"{warning}; stop them, then release, or say --force")
+        click.echo(f"Warning: {warning}; stop them, then release once more", err=True)
 
 
 def configured_broker(conf: Any) -> str | None:

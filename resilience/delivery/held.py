@@ -87,7 +87,8 @@ class Held:
         """The keys that every turn has (see turn.lua)."""
         base = f"{self.namespace}:v1"
         return (
-            self.claims_key, delayed_key(self.namespace), self.started_key, f"{base}:alone", f"{base}:alone:for",
+            self.claims_key, delayed_key(self.namespace), self.started_key, alone_key(self.namespace),
+            f"{base}:alone:for",
         )  # fmt: skip
 
     @property
@@ -261,6 +262,11 @@ class Held:
         """A channel ended; True if it was the last."""
         self._channels.discard(channel)
         return not self._channels
+
+
+def alone_key(namespace: str) -> str:
+    """The list of what must run while nothing else does (see turn.lua)."""
+    return f"{namespace}:v1:alone"
 
 
 def _drain(queue: deque[T]) -> list[T]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 REINDEX_S = 1.0
+AT_ONCE = 100
 
 
 class Parking:
@@ -75,9 +76,22 @@ class Parking:
             budget = max(1, math.floor(budget * share(circuit)))
             source, target = broker.key(queue + suffix), broker.key(home + suffix)
             batch = cast("list[bytes]", broker.client.lrange(source, -budget, -1))
-            pairs = [text for raw in batch for text in (raw, _addressed(raw, home))]
-            moved += int(script(keys=[source, target], args=pairs))
+            moved += int(script(keys=[source, target], args=[-1, *_pairs(batch, home)]))
         self._allowance -= moved
+        return moved
+
+    def release_all(self, broker: Broker) -> int:
+        """Move everything to the front of its home queue at once, whatever its circuit says; returns how many."""
+        script = broker.script(lua.source(__package__, "release.lua"))
+        moved = 0
+        for queue, suffix in self._waiting(broker):
+            home = queue.removeprefix(self._prefix).partition("|")[2]
+            source, target = broker.key(queue + suffix), broker.key(home + suffix)
+            step = 1
+            while step:  # the newest first, so that the oldest lies in front of all
+                batch = cast("list[bytes]", broker.client.lrange(source, 0, AT_ONCE - 1))
+                step = int(script(keys=[source, target], args=[1, *_pairs(batch, home)])) if batch else 0
+                moved += step
         return moved
 
     def _waiting(self, broker: Broker) -> list[tuple[str, str]]:
@@ -89,6 +103,10 @@ class Parking:
             pipe.llen(broker.key(queue + suffix))
         lengths = pipe.execute() if lists else []
         return [place for place, length in zip(lists, lengths, strict=True) if length]
+
+
+def _pairs(batch: list[bytes], home: str) -> list[bytes]:
+    return [text for raw in batch for text in (raw, _addressed(raw, home))]
 
 
 def _addressed(raw: bytes, home: str) -> bytes:

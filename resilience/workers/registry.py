@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -127,6 +128,22 @@ class Registry:
             for (owner, beat_ms), row in zip(beats, pipe.execute(), strict=True)
         ]
         return sorted(found, key=lambda worker: worker.hostname)
+
+    def alive(self, owners: Iterable[str], gone_s: float, silent_s: float) -> set[str]:
+        """Those of `owners` that beat lately, or are connected and not silent for long; registered or not."""
+        asked = sorted(owners)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.pubsub_numsub(*(self.channel(owner) for owner in asked))
+        for owner in asked:
+            pipe.zscore(self._beats, owner)
+        (seconds, micros), connections, *beats = pipe.execute()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        return {
+            owner
+            for owner, (_, connected), beat in zip(asked, connections, beats, strict=True)
+            if now_ms - float(beat or now_ms) < _ms(silent_s if connected else gone_s) and (connected or beat)
+        }
 
     def count(self) -> int:
         """How many workers beat."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -56,6 +57,11 @@ class Side:
         self.started.append(worker)
         worker.start()
         return worker
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a command of the project."""
+        return {**os.environ, **self.urls}
 
     @property
     def host(self) -> str:
