@@ -90,6 +90,8 @@ class _Bulk:
 
     def add(self, signature: Any) -> None:
         """Compose one, and send a batch that is full. Raises NotAllSentError."""
+        if type(signature) is dict:  # as it came out of JSON
+            signature = Signature.from_dict(signature, app=self._app)
         try:
             composed, options = self._composed(signature)
             parcel = composed.parcel() if composed is not None and composed.is_plain else None

@@ -28,7 +28,8 @@ def put_batch(channel: Any, parcels: list[Any]) -> Outcome:
     for number, parcel in enumerate(parcels):
         lists.setdefault((parcel.queue, channel.key_of(parcel.queue, parcel.priority)), []).append(number)
     outcome = Outcome([None] * len(parcels))
-    connection = channel.pool.get_connection()
+    spare = channel.spare
+    connection = spare.take(rest_s=0.0)  # a batch that fails half-way is not sent again
     try:
         written = []
         for (queue, key), numbers in lists.items():
@@ -39,11 +40,14 @@ def put_batch(channel: Any, parcels: list[Any]) -> Outcome:
             _note(connection, numbers, outcome)
             for _ in _lifetime(channel, queue):
                 connection.read_response()
-    except _BROKEN as error:
-        connection.disconnect()
+    except BaseException as error:
+        connection.disconnect()  # with replies under way it is of no use to anybody
+        spare.pool.release(connection)
+        if not isinstance(error, _BROKEN):
+            raise
         outcome.error = error
-    finally:
-        channel.pool.release(connection)
+    else:
+        spare.keep(connection)
     return outcome
 
 

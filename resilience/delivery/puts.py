@@ -43,22 +43,27 @@ class Puts(_Base):
     def put_text(self, queue: str, priority: int, text: str) -> None:
         """Put the text of a whole message into a queue's list. An error is marked if the text may be there."""
         key = self.key_of(queue, priority)
-        pool = self.pool
-        spare = self.__dict__.get("_spare")
-        if spare is None or spare.pool is not pool:
-            spare = self._spare = Spare(pool)
+        spare = self.spare
         connection = spare.take()
         try:
             connection.send_command("LPUSH", key, text)
             connection.read_response()
         except REFUSED:
-            pool.release(connection)
+            spare.pool.release(connection)
             raise
         except BaseException as error:
-            pool.release(connection)
+            spare.pool.release(connection)
             mark_sent(error)
             raise
         spare.keep(connection)
+
+    @property
+    def spare(self) -> Spare:
+        """Connections to put messages with."""
+        spare: Spare | None = self.__dict__.get("_spare")
+        if spare is None or spare.pool is not self.pool:
+            spare = self._spare = Spare(self.pool)
+        return spare
 
     def _put_as_kombu(self, queue: str, message: dict[str, Any], options: dict[str, Any]) -> None:
         try:
@@ -92,8 +97,8 @@ class Spare:
         self._free: deque[tuple[Any, float]] = deque()
         self._keeps = type(pool) is redis.ConnectionPool and not pool.connection_kwargs.get("credential_provider")
 
-    def take(self) -> Any:
-        """A connection that is ready for a command."""
+    def take(self, rest_s: float = FRESH_S) -> Any:
+        """A connection that is ready for a command; looked at whether it is up if it rested longer than `rest_s`."""
         try:
             connection, used_at = self._free.pop()
         except IndexError:
@@ -101,7 +106,7 @@ class Spare:
         if connection.pid != os.getpid():
             self._free.clear()
             return self.pool.get_connection()
-        if time.monotonic() - used_at > FRESH_S:
+        if time.monotonic() - used_at >= rest_s:
             self.pool.release(connection)
             return self.pool.get_connection()
         return connection
