@@ -28,6 +28,7 @@ from resilience.delivery.held import Held, Settled, held_by
 from resilience.delivery.lines import CLOSING_S, GONE, Line, Marker, Wake
 from resilience.delivery.poller import OwnedPoller
 from resilience.delivery.puts import Puts
+from resilience.delivery.server import TOO_OLD, moves_messages
 
 BATCH = 100
 """Messages taken at once by a worker without a prefetch limit."""
@@ -137,11 +138,18 @@ class OwnedTurns(_Base):
         """The first queue that is no fan-out makes this a channel with an owner, in a worker's main process."""
         if not self.owned and self.celeriac_owner and queue not in self._fanout_queues:
             held = held_by(self.celeriac_owner)
-            if held is not None:
+            if held is not None and self._may_own(held):
                 self._own(held)
         tag = super().basic_consume(queue, *args, **kwargs)
         self._name_sources()
         return tag
+
+    def _may_own(self, held: Held) -> bool:
+        able = moves_messages(self._plain_client(), self._prefixed(held.wait_key("")))
+        if not able and not held.declined:
+            held.declined = True  # said once
+            logger.warning(TOO_OLD)
+        return able
 
     def basic_cancel(self, consumer_tag: str) -> Any:
         """A queue is consumed no more."""

@@ -41,7 +41,7 @@ class Held:
 
     A settlement that was sent and not answered is sent again: to repeat it does nothing.
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
-    `stopping`: the worker was told to end and begins nothing any more.
+    `stopping`: the worker was told to end and begins nothing any more. `declined`: the server is too old for it.
     `alone`: the tag of a task that runs while nothing else does, "" without one.
     """
 
@@ -51,6 +51,7 @@ class Held:
         self.running = running
         self.blocks = False
         self.stopping = False
+        self.declined = False
         self.begins_on_accept = False
         self.unreadable: Unreadable | None = None
         self.late = 0
