@@ -21,6 +21,7 @@ from resilience.gate import gate_for
 from resilience.plans import OPTIONS
 from resilience.quarantine import verdict
 from resilience.quarantine.desk import Quarantine
+from resilience.recovery.chords import with_chords_that_go_on
 from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
 from resilience.runner import Runner
@@ -76,6 +77,7 @@ class Resilience:
         app.task_cls = _resilient_base(app.task_cls)
         app._task_from_fun = _adopting(app._task_from_fun)  # noqa: SLF001  an eager run does not finalize the app
         app.send_task = LeanSender(app)
+        app._get_backend = with_chords_that_go_on(app._get_backend, lambda: self.settings.enabled)  # noqa: SLF001  no other way in
         app.amqp_cls = resilient_amqp(symbol_by_name(app.amqp_cls), core)
         app.add_defaults(self._defaults)
         app.on_after_configure.connect(self._configured, weak=False)

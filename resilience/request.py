@@ -16,6 +16,7 @@ from celery.worker.request import Request, logger
 from resilience.delivery import starts
 from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, arrived
+from resilience.recovery.chords import part_ended
 from resilience.settings import given_by_user
 from resilience.task import BY_THE_MIDDLEWARE
 from signals.events import Attempt, Result
@@ -103,6 +104,8 @@ class ResilientRequest(Request):
     def _success_was_stored(self) -> Any:
         # A child that was lost after its success: its receivers told that.
         stored = super()._success_was_stored()
+        if stored and not part_ended(self, self._context, stored.get("result")):
+            stored = False
         self._succeeded = bool(stored)
         if stored:
             self._verdict = None

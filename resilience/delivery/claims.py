@@ -15,7 +15,8 @@ from resilience.delivery.held import Held, Settled
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
 
-AT_ONCE = 100
+AT_ONCE, AT_ONCE_BYTES = 1_000, 32_000_000
+"""Messages that go back in one step. Between two steps others take what is back already, the younger half."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,15 @@ class Claims:
         """
         waits = self._waits(held)
         arrived: int = sum(self._broker.client.llen(wait) for wait, _ in waits)
-        self._settle(held, Settled(), waits)  # the youngest: what was claimed goes in front of them
         entries = self._entries(held)
-        newest_first = sorted(entries, key=int, reverse=True)
-        late = 0
-        for first in range(0, len(newest_first), AT_ONCE):
-            batch = Settled()
-            for tag in newest_first[first : first + AT_ONCE]:
-                _judge(held.owner, tag, entries[tag], inquest, batch)
-            late += self._settle(held, batch)
+        batch, size, late = Settled(), 0, 0
+        for tag in sorted(entries, key=int, reverse=True):
+            if len(batch.acked) + len(batch.returned) == AT_ONCE or size > AT_ONCE_BYTES:
+                late += self._settle(held, batch, waits)
+                batch, size, waits = Settled(), 0, []
+            _judge(held.owner, tag, entries[tag], inquest, batch)
+            size += len(entries[tag])
+        late += self._settle(held, batch, waits)
         return len(entries) - late + arrived
 
     def forget(self, held: Held) -> None:

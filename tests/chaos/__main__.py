@@ -78,7 +78,7 @@ def _played(plan: Plan, resume: Path | None) -> dict[str, Any]:
         {
             name: value
             for name, value in outcome.items()
-            if name not in ("plan", "restart_s", "child_restart_s", "ack_lag_s")
+            if name not in ("plan", "restart_s", "child_restart_s", "ack_lag_s", "back_s")
         },
         plan,
     )

@@ -8,9 +8,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ CONCURRENCY = {"prefork": 2, "threads": 4, "solo": 1}
 _RESCUED_WITHIN_S = 3.0
 _LOOK_EVERY_S = 0.03
 _OWNER = re.compile(rb":(\d+):[0-9a-f]{8}(?::|$)")
+_RECEIVED = re.compile(r"^\[([^:]*:\d+:\d+,\d+): .*\[job-(\d+)\] received", re.M)
 _JOB = re.compile(rb'"id": ?"job-(\d+)"')
 
 
@@ -56,13 +58,17 @@ class Fleet:
             )
             for place, pool in enumerate(pools)
         ]
+        self._lives: list[tuple[WorkerProcess, int]] = []
+        self._pids: list[int] = []
         self._ready: dict[int, float] = {}
         self._hurt: dict[int, float] = {}
         self._frozen_s: dict[int, float] = {}
 
     def start(self, place: int) -> None:
         worker = self.workers[place]
+        self._lives.append((worker, worker.log_path.stat().st_size if worker.log_path.exists() else 0))
         worker.start()
+        self._pids.append(worker.pid)
         self.slots[worker.pid] = CONCURRENCY[self.pools[place]]
 
     def ready(self) -> list[int]:
@@ -232,6 +238,14 @@ class Fleet:
             if code != 0 and not any(worker.name in sentence for sentence in crashed)
         ]
 
+    def received(self) -> Iterator[tuple[int, int, float]]:
+        """(worker, job, when) of every message that a worker says it received."""
+        for (worker, begins), pid in zip(self._lives, self._pids, strict=True):
+            later = (other for who, other in self._lives if who is worker and other > begins)
+            text = worker.log_path.read_bytes()[begins : min(later, default=None)].decode("utf-8", "replace")
+            for when, number in _RECEIVED.findall(text):
+                yield pid, int(number), at_of(when)
+
     def logs(self) -> dict[str, str]:
         return {worker.name: worker.log_path.read_text("utf-8", "replace") for worker in self.workers}
 
@@ -255,9 +269,22 @@ class Watcher(threading.Thread):
                         for number in numbers_in(contents(self._broker, key)):
                             self.seen.setdefault(number, {}).setdefault(int(owner[1]), at)
 
+    def __enter__(self) -> Watcher:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
+        """May be called again."""
         self._over.set()
         self.join()
+
+
+def at_of(when: str) -> float:
+    """Unix time of a line in a worker's log."""
+    return datetime.strptime(when, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
 
 def contents(client: Any, key: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ import redis
 from resilience.local.redis_server import RedisServer
 from resilience.testing import until
 from tests.chaos.feeder import Feeder
-from tests.chaos.fleet import Fleet, Watcher, contents, numbers_in
+from tests.chaos.fleet import Fleet, Watcher, at_of, contents, numbers_in
 from tests.chaos.record import Mark, Record
 from tests.chaos.verdict import Finding, ack_lags, kills_by_kind, repeats, restart_times, spread, verdicts
 
@@ -41,7 +41,7 @@ _LINE = re.compile(r"^(?=\[\d{4}-\d\d-\d\d )", re.M)
 _TROUBLE = re.compile(
     r"^\[[^]]*: (?:ERROR|CRITICAL)/|celeriac: (?:upkeep failed|pulse failed|pulse lost|others took)|^Traceback ", re.M
 )
-_DIED = re.compile(r"worker \S*?:(\d+):\w+ died: (\d+) messages back")
+_DIED = re.compile(r"^\[([^:]*:\d+:\d+,\d+): .*worker \S*?:(\d+):\w+ died: (\d+) messages back", re.M)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Outcome:
     restart_s: list[float]
     child_restart_s: list[float]
     ack_lag_s: list[float]
+    back_s: list[float]
     quarantined: int
     took_s: float
     findings: list[dict[str, str]]
@@ -90,9 +91,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
         book = stack.enter_context(redis.Redis.from_url(paper.url()))
         env = {"MILL_PREFETCH": str(plan.prefetch), "RESILIENCE_POISON_DEATHS": str(plan.deaths), **plan.env}
         fleet = Fleet(list(plan.pools), url, paper.url(), folder, chance, env)
-        watcher = Watcher(url)
-        watcher.start()
-        stack.callback(watcher.stop)
+        watcher = stack.enter_context(Watcher(url))
         findings: list[Finding] = []
         try:
             feeder, kills = _under_fire(plan, fleet, url, broker, chance)
@@ -114,6 +113,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
         repeats=len(repeats(record)),
         restart_s=[round(value, 3) for value in restart_times(record, ("main", "group"))],
         child_restart_s=[round(value, 3) for value in restart_times(record, ("child",))],
+        back_s=sorted(round(seconds, 3) for seconds in _back(fleet, record)),
         quarantined=len(record.quarantined),
         ack_lag_s=sorted(round(lag_s, 3) for _, _, lag_s in ack_lags(record)),
         took_s=round(time.monotonic() - began, 1),
@@ -168,6 +168,10 @@ def _awaited(plan: Plan, fleet: Fleet, feeder: Feeder, watcher: Watcher, book: A
             break
         time.sleep(0.1)
     feeder.join()
+    watcher.stop()
+    for main, number, at in fleet.received():
+        workers = watcher.seen.setdefault(number, {})
+        workers[main] = min(at, workers.get(main, at))
     if feeder.error is not None:
         raise RuntimeError("the publisher of the round failed") from feeder.error
     return Record(
@@ -216,10 +220,19 @@ def _in_logs(fleet: Fleet, record: Record) -> list[Finding]:
             for line in _LINE.split(text)
             if _TROUBLE.search(line) and not any(re.search(permitted, line) for permitted, _ in _PERMITTED)
         ]
-        for pid, moved in _DIED.findall(text):
+        for _, pid, moved in _DIED.findall(text):
             if int(pid) not in hit:
                 found.append(Finding("buried alive", f"{name} took {moved} messages of {pid}, which nobody had hit"))
     return found
+
+
+def _back(fleet: Fleet, record: Record) -> Iterable[float]:
+    """Seconds from the death of each worker until another one had its messages back on their queues."""
+    over = {blow.main: blow.over for blow in record.blows if blow.kind in ("main", "group") and blow.rescued}
+    for text in fleet.logs().values():
+        for when, pid, _ in _DIED.findall(text):
+            if int(pid) in over:
+                yield at_of(when) - over[int(pid)]
 
 
 def _keep(record: Record, folder: Path) -> None:
@@ -254,6 +267,7 @@ def totals(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         "quarantined": sum(outcome["quarantined"] for outcome in outcomes),
         "ran again": sum(outcome["repeats"] for outcome in outcomes),
         "findings": sum(len(outcome["findings"]) for outcome in outcomes),
+        "messages back after a worker's death, s": spread(all_of("back_s")),
         "restart after a worker's death, s": spread(all_of("restart_s")),
         "restart after a child's death, s": spread(all_of("child_restart_s")),
         "ended but not acknowledged at the kill, for s": spread(all_of("ack_lag_s")),

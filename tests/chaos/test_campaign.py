@@ -83,7 +83,7 @@ def test_a_resumed_campaign_plays_no_round_again_and_judges_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, rounds = tmp_path / "rounds.jsonl", plans(36, 900, ["solo"], 3, 1)
-    done = [asdict(Outcome(asdict(plan), 300, plan.kills, {}, 0, [0.5], [], [], 0, 9.0, [])) for plan in rounds]
+    done = [asdict(Outcome(asdict(plan), 300, plan.kills, {}, 0, [0.5], [], [], [], 0, 9.0, [])) for plan in rounds]
     file.write_text("".join(json.dumps(outcome) + "\n" for outcome in done), "utf-8")
     arguments = ["--kills", "36", "--tasks", "900", "--pools", "solo", "--resume", str(file)]
     assert main(arguments) == 0

@@ -62,12 +62,15 @@ def lost(record: Record) -> list[Finding]:
 
 
 def condemned(record: Record) -> list[Finding]:
-    """Only a job that was running at the death of so many workers as it takes lies in the quarantine."""
-    struck = hits(record)
+    """Only a job that so many workers held when they died as it takes lies in the quarantine."""
+    deaths: Counter[int] = Counter()
+    for blow in record.blows:
+        if blow.kind in ("main", "group"):
+            deaths.update(blow.held)
     return [
-        Finding("condemned", f"job {number} is in the quarantine after {deaths} deaths: {_history(record, number)}")
+        Finding("condemned", f"{number} is in the quarantine after {deaths[number]} deaths: {_history(record, number)}")
         for number in sorted(record.quarantined)
-        if (deaths := sum(blow.kind in ("main", "group") for blow in struck.get(number, ()))) <= record.deaths
+        if deaths[number] <= record.deaths
     ]
 
 
