@@ -28,6 +28,7 @@ from resilience.delivery.held import Held, Settled, held_by
 from resilience.delivery.lines import CLOSING_S, GONE, Line, Marker, Wake
 from resilience.delivery.poller import OwnedPoller
 from resilience.delivery.puts import Puts
+from resilience.delivery.refusals import Knocks, is_no_primary
 from resilience.delivery.server import TOO_OLD, moves_messages
 
 BATCH = 100
@@ -50,9 +51,6 @@ REST_S = 1.0
 
 SAY_S = 60.0
 """A refusal is told in the log, and again when it lasts so long."""
-
-ELSEWHERE = ("READONLY", "MASTERDOWN", "UNBLOCKED")
-"""Words of a server that is no primary, or has just become none."""
 
 LEASE_S = 30.0
 """How long a new connection's claims are valid before the pulse must have said so."""
@@ -412,7 +410,7 @@ class OwnedTurns(_Base):
 
         Raises ConnectionError where another connection may lead to a server that does it.
         """
-        if any(word in str(error) for word in ELSEWHERE):
+        if is_no_primary(error):
             self._main.break_off()
             raise redis.ConnectionError(f"the broker is not the primary any more: {error}") from error
         now = time.monotonic()
@@ -476,13 +474,13 @@ class OwnedTurns(_Base):
             self._wake()
 
 
-class OwnedChannel(OwnedTurns, KnowsDelayed, Puts, kombu_redis.Channel):
+class OwnedChannel(Knocks, OwnedTurns, KnowsDelayed, Puts, kombu_redis.Channel):
     """redis:// and rediss://."""
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "celeriac_owner")
 
 
-class OwnedSentinelChannel(OwnedTurns, KnowsDelayed, Puts, kombu_redis.SentinelChannel):
+class OwnedSentinelChannel(Knocks, OwnedTurns, KnowsDelayed, Puts, kombu_redis.SentinelChannel):
     """sentinel://."""
 
     from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "celeriac_owner")

@@ -35,6 +35,10 @@ local function in_batches(count, act)
   for first = at + 1, at + count, 1000 do act(first, math.min(first + 999, at + count)) end
 end
 
+-- A server that is out of memory refuses a script whose first write may need some, and no other. A turn moves what is
+-- there already, and a worker that cannot take messages will never make room: so this one, which does nothing, is first.
+redis.call('HDEL', claims, '')
+
 local acked = tonumber(ARGV[at])
 in_batches(acked, function(first, last)
   late = late + (last - first + 1) - redis.call('HDEL', claims, unpack(ARGV, first, last))
@@ -48,7 +52,6 @@ for i = first_source + sources, #KEYS, 2 do
 end
 
 local function delay(source, text, tag, due, id)
-  redis.call('HDEL', claims, '') -- see due.lua: a server out of memory does not refuse what comes after it
   local messages, member, copy = delayed .. ':messages:' .. source, id, 2
   while redis.call('HEXISTS', messages, member) == 1 do -- a task may have several messages; nine of them can be revoked
     member = id .. '#' .. (copy < 10 and copy or claims .. ':' .. tag)
@@ -95,7 +98,7 @@ if room > 0 then
   reply[2] = int(tag + 1)
 end
 
-local function claim(source, message) -- before it leaves its list: a server out of memory refuses this
+local function claim(source, message)
   tag = tag + 1
   redis.call('HSET', claims, int(tag), #KEYS[source] .. ':' .. KEYS[source] .. message)
   from[#from + 1] = source - first_source + 1

@@ -14,6 +14,7 @@ local connected = redis.call('PUBSUB', 'NUMSUB', ARGV[5] .. ARGV[1])[2] > 0
 if connected and beat > now - tonumber(ARGV[4]) then return { 0, '', 0 } end
 local judge = redis.call('GET', KEYS[3])
 if judge and judge ~= ARGV[2] and redis.call('PUBSUB', 'NUMSUB', ARGV[5] .. judge)[2] > 0 then return { 0, '', 0 } end
+redis.call('HDEL', KEYS[4], '') -- first: a server out of memory does not refuse what comes after it (see turn.lua)
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[6]) -- a judge that died in the middle has no connection: the next one goes on
 local running = redis.call('HGET', KEYS[4], 'running') or ''
 redis.call('HDEL', KEYS[4], 'running')

@@ -22,6 +22,7 @@ from resilience.delivery.broker import BROKER_ERRORS, Broker
 from resilience.delivery.claims import Claims, Inquest
 from resilience.delivery.deaths import Condemn
 from resilience.delivery.held import Held
+from resilience.delivery.refusals import is_no_primary, is_refusal
 from resilience.delivery.unacked import Unacked
 from resilience.workers.alarm import Alarm
 from resilience.workers.registry import Beat, Registry
@@ -37,6 +38,8 @@ KNOWN_WITHIN_S = 5.0
 """How long a worker that begins waits to be known; then it works all the same."""
 
 logger = logging.getLogger("celeriac")
+
+SAY_EVERY_S = 10.0
 
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""
@@ -77,6 +80,8 @@ class Pulse:
         self._bus = bus
         self._connect = connect
         self._known = False
+        self._described = False
+        self._said_at = -math.inf
         self._renewed_at: float | None = None
         self._info: dict[str, Any] = {}
         self._chores: list[Chore] = []
@@ -132,11 +137,17 @@ class Pulse:
             except BROKER_ERRORS as error:  # noqa: PERF203  the loop is what must go on
                 connected_before = True
                 self._not_renewed()
-                logger.warning("celeriac: pulse lost its connection (%s); again in a moment", describe(error))
+                self._say_now_and_then("pulse lost its connection (%s); again in a moment", error)
                 self._stopping.wait(0.2)
             except Exception:
                 logger.exception("celeriac: pulse failed; it starts anew, the worker works on")
                 self._stopping.wait(1.0)
+
+    def _say_now_and_then(self, sentence: str, error: BaseException) -> None:
+        """At once, and seldom while it lasts: it is tried again several times a second."""
+        if time.monotonic() - self._said_at > SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            logger.warning(f"celeriac: {sentence}", describe(error))
 
     def _live(self, broker: Broker, reconnected: bool) -> None:
         registry = Registry(broker, self._settings.namespace)
@@ -145,30 +156,44 @@ class Pulse:
         try:
             subscription.subscribe(registry.channel(self.owner))
             subscription.get_message(timeout=1.0)
-            registry.describe_self(self.owner, self._info)
             self._witness = subscription
+            self._described = False
             last = time.monotonic()
             said = ""
             while not self._stopping.is_set():
                 self.alarm.begin()
                 running = self._running()
                 began = time.monotonic()
-                beat = registry.beat(
-                    self.owner, self._settings.gone_s, self._settings.silent_s, reconnected,
-                    running=running if running != said else "", known=self._known,
-                )  # fmt: skip
-                self._renewed(beat, began, registry)
-                self._first_beat.set()
-                reconnected, said = False, running
+                beat = self._beat(registry, running if running != said else "", reconnected)
                 now = time.monotonic()
-                burials = self._burials(beat.suspects, registry, unacked, Claims(broker))
-                self._do_chores(broker, now - last, [*burials, *self._chores])
-                last = now
+                if beat is not None:
+                    self._renewed(beat, began, registry)
+                    self._first_beat.set()
+                    reconnected, said = False, running
+                    burials = self._burials(beat.suspects, registry, unacked, Claims(broker))
+                    self._do_chores(broker, now - last, [*burials, *self._chores])
+                    last = now
                 self._pause(broker, now + self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
             self._say_goodbye(registry, Claims(broker))
         finally:
             subscription.close()
+
+    def _beat(self, registry: Registry, running: str, reconnected: bool) -> Beat | None:
+        """One beat. None: the server is there and does not take it now; the subscription goes on saying "alive"."""
+        try:
+            if not self._described:
+                registry.describe_self(self.owner, self._info)
+                self._described = True
+            return registry.beat(
+                self.owner, self._settings.gone_s, self._settings.silent_s, reconnected, running, self._known
+            )
+        except redis.ResponseError as error:
+            flushed = isinstance(error, redis.exceptions.NoScriptError)  # for the second time in one call
+            if is_no_primary(error) or not (flushed or is_refusal(error)):
+                raise
+            self._say_now_and_then("Redis refuses its pulse (%s); it goes on asking", error)
+            return None
 
     def _renewed(self, beat: Beat, began: float, registry: Registry) -> None:
         """The server knows of this beat, sent at `began`; a worker that was taken for dead holds nothing any more."""

@@ -7,26 +7,12 @@ from __future__ import annotations
 
 import time
 
-import pytest
+from tests.integration.trouble_kit import BACK_WITHIN_S, Publisher, Trouble, _fleet, book_server, fleet, load
 
-from resilience.testing import until
-from tests.integration.trouble_kit import BACK_WITHIN_S, Publisher, Trouble, book_server, trouble
-
-__all__ = ["book_server", "trouble"]  # fixtures
+__all__ = ["_fleet", "book_server", "fleet", "load"]  # fixtures
 
 AWAY_S = 3.0
 FROZEN_S = 5.0
-
-
-@pytest.fixture
-def load(trouble: Trouble) -> Publisher:
-    """A backlog and more to come, for the three workers that it starts."""
-    trouble.start_one_of_each_pool()
-    publisher = trouble.publisher()
-    publisher.send(200, 0.01)
-    publisher.keep_sending(per_s=30, for_s=0.01)
-    until(lambda: len(trouble.book.back_after_s(0)) == 3, what="all are at work")
-    return publisher
 
 
 def pause(seconds: float) -> None:
@@ -34,31 +20,31 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def test_a_killed_redis_that_comes_back_from_its_file_loses_nothing(trouble: Trouble, load: Publisher) -> None:
-    trouble.server.kill()
+def test_a_killed_redis_that_comes_back_from_its_file_loses_nothing(fleet: Trouble, load: Publisher) -> None:
+    fleet.server.kill()
     pause(AWAY_S)
-    trouble.server.restart()
+    fleet.server.restart()
     back = time.time()
-    took = trouble.until_all_work_again(back)
-    trouble.until_done(load)
+    took = fleet.until_all_work_again(back)
+    fleet.until_done(load)
     assert max(took.values()) < BACK_WITHIN_S
-    assert not trouble.book.repeats(), "what ran ends where it ran, and is told to the server that came back"
+    assert not fleet.book.repeats(), "what ran ends where it ran, and is told to the server that came back"
 
 
-def test_a_redis_that_freezes_for_five_seconds_loses_and_repeats_nothing(trouble: Trouble, load: Publisher) -> None:
-    trouble.server.freeze()
+def test_a_redis_that_freezes_for_five_seconds_loses_and_repeats_nothing(fleet: Trouble, load: Publisher) -> None:
+    fleet.server.freeze()
     pause(FROZEN_S)
-    trouble.server.thaw()
-    took = trouble.until_all_work_again(time.time())
-    trouble.until_done(load)
+    fleet.server.thaw()
+    took = fleet.until_all_work_again(time.time())
+    fleet.until_done(load)
     assert max(took.values()) < BACK_WITHIN_S
-    assert not trouble.book.repeats()
+    assert not fleet.book.repeats()
 
 
-def test_flushed_scripts_under_load_go_unnoticed(trouble: Trouble, load: Publisher) -> None:
+def test_flushed_scripts_under_load_go_unnoticed(fleet: Trouble, load: Publisher) -> None:
     for _ in range(20):
-        trouble.broker.script_flush()
+        fleet.broker.script_flush()
         pause(0.05)
-    trouble.until_done(load)
-    assert not trouble.book.repeats()
-    assert not any("Connection to broker lost" in worker.log() for worker in trouble.workers)
+    fleet.until_done(load)
+    assert not fleet.book.repeats()
+    assert not any("Connection to broker lost" in line for lines in fleet.said().values() for line in lines)

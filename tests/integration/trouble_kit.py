@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +82,7 @@ class Trouble:
     env: dict[str, str] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     workers: list[WorkerProcess] = field(default_factory=list)
+    _marks: dict[str, int] = field(default_factory=dict)
 
     def start(self, *specs: Mapping[str, Any], url: str = "", **common: Any) -> list[WorkerProcess]:
         """Start workers all at once; `url` is the broker's, by default the server itself."""
@@ -130,6 +131,17 @@ class Trouble:
         publisher.finish()
         until(lambda: not publisher.sent - self.book.ended(), within_s, "every task ran")
         until(lambda: not leftovers(self.broker), within_s, "claims, waits and queues are empty")
+
+    def mark_logs(self) -> None:
+        """`said` begins here."""
+        self._marks = {worker.name: len(worker.log()) for worker in self.workers}
+
+    def said(self) -> dict[str, list[str]]:
+        """What each worker logged since the mark beside its tasks."""
+        return {
+            worker.name: [line for line in worker.log()[self._marks[worker.name] :].splitlines() if "work[" not in line]
+            for worker in self.workers
+        }
 
     def stop(self) -> None:
         for worker in self.workers:
@@ -220,17 +232,50 @@ def book_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-def trouble(book_server: RedisServer, tmp_path: Path) -> Iterator[Trouble]:
-    """A broker of the test's own, append-only, every write on disk before it is confirmed; and a book."""
+@contextmanager
+def broker_and_book(book_server: RedisServer, folder: Path) -> Iterator[Trouble]:
+    """A broker of its own, append-only, every write on disk before it is confirmed; and an empty book."""
     directives = {"appendfsync": "always"}
     with (
-        RedisServer(tmp_path / "redis", appendonly=True, directives=directives) as server,
+        RedisServer(folder / "redis", appendonly=True, directives=directives) as server,
         redis.Redis.from_url(book_server.url(), decode_responses=True) as client,
     ):
         client.flushall()
-        made = Trouble(server, Book(client), tmp_path)
+        made = Trouble(server, Book(client), folder)
         try:
             yield made
         finally:
             made.stop()
+
+
+@pytest.fixture
+def trouble(book_server: RedisServer, tmp_path: Path) -> Iterator[Trouble]:
+    """A broker that a test may do anything to, and no worker yet."""
+    with broker_and_book(book_server, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def _fleet(book_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
+    with broker_and_book(book_server, tmp_path_factory.mktemp("fleet")) as made:
+        made.start_one_of_each_pool()
+        yield made
+
+
+@pytest.fixture
+def fleet(_fleet: Trouble) -> Iterator[Trouble]:
+    """A worker of each pool on a broker that all tests of a module maltreat in turn: it must survive them all."""
+    _fleet.book.client.flushall()
+    _fleet.mark_logs()
+    yield _fleet
+    _fleet.broker.config_resetstat()
+
+
+@pytest.fixture
+def load(fleet: Trouble) -> Iterator[Publisher]:
+    """The three workers are at work on a backlog, and more is to come whenever Redis takes it."""
+    with Publisher(fleet.server.url()) as publisher:
+        publisher.send(300, 0.02)
+        publisher.keep_sending(per_s=60, for_s=0.02)
+        until(lambda: len(fleet.book.back_after_s(0)) == 3, what="all are at work")
+        yield publisher
