@@ -20,7 +20,7 @@ from resilience.delivery.claims import Claims
 from resilience.delivery.ends import settle_at_once
 from resilience.delivery.held import Held, hold_as
 from resilience.delivery.starts import keep_what_is_written, watch
-from resilience.delivery.unacked import FormerConnection, transport_options
+from resilience.delivery.unacked import FormerConnection, StockUnacked, transport_options
 from resilience.exits import Exits
 from resilience.plans import PlanError
 from resilience.poison import condemn
@@ -65,6 +65,7 @@ class WorkerLife:
         self._former: FormerConnection | None = None
         self._held: Held | None = None
         self._later: Later | None = None
+        self._stock = StockUnacked({})
         self._consumer: Any = None
         self._loop = LoopStamp()
         core.on_consumer.append(self._consumer_made)
@@ -107,6 +108,7 @@ class WorkerLife:
         conf = self._core.app.conf
         # An explicit visibility_timeout or unacked key is the user's word; then their messages are theirs too.
         namespace = self._core.settings.namespace
+        self._stock = StockUnacked(conf.broker_transport_options or {})
         mine = {**WORKER_LIMITS, **transport_options(namespace, owner)}
         if self._core.settings.transport_enabled:
             self._held = Held(namespace, owner, running_tags)
@@ -119,6 +121,7 @@ class WorkerLife:
         core = self._core
         former = self._former = FormerConnection(core.settings.namespace, pulse.owner, running_tags)
         pulse.every_beat(lambda broker, _elapsed_s: former.look(broker))
+        pulse.every_beat(self._stock.look)
         pulse.every_beat(lambda broker, _elapsed_s: self._tell_what_ended(broker))
         pulse.every_beat(lambda _broker, _elapsed_s: self._tell_of_late_ends())
         if core.settings.health_enabled:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from resilience import lua
@@ -21,6 +22,13 @@ logger = logging.getLogger("celeriac")
 
 NEVER_S = 10 * 365 * 86400
 """Kombu's visibility timeout with owners: a message is its owner's as long as the owner lives."""
+
+
+VISIBILITY_S = 3600.0
+"""Kombu's own, for stock workers."""
+
+LOOK_S = 10.0
+AT_ONCE = 100
 
 
 def transport_options(namespace: str, owner: str) -> dict[str, Any]:
@@ -60,20 +68,50 @@ class Unacked:
         """Put messages of `owner` back to the front of their queues in their old order; returns how many."""
         hash_key = self._broker.key(unacked_key(self._namespace, owner))
         zset_key = self._broker.key(index_key(self._namespace, owner))
-        moved = 0
-        for tag in self.tags(owner) if tags is None else tags:
-            entry = cast("bytes | None", self._broker.client.hget(hash_key, tag))
-            if entry is None:
-                self._broker.client.zrem(zset_key, tag)
-                continue
-            try:
-                queue, message = _restored(entry, self._broker)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                why = describe(error)
-                logger.warning("celeriac: a mangled message of %s stays in %s[%s]: %s", owner, hash_key, tag, why)
-                continue
-            moved += int(self._restore(keys=[hash_key, zset_key, self._broker.key(queue)], args=[tag, message]))
-        return moved
+        tags = self.tags(owner) if tags is None else tags
+        return _give_back(self._broker, self._restore, hash_key, zset_key, tags)
+
+
+class StockUnacked:
+    """What stock workers held when they died. Only stock workers look for it, and there may be none any more.
+
+    It comes back after kombu's visibility timeout, as if one of them had looked. `options` are the app's own
+    broker_transport_options.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._hash = str(options.get("unacked_key") or "unacked")
+        self._zset = str(options.get("unacked_index_key") or "unacked_index")
+        self._visible_after_s = float(options.get("visibility_timeout") or VISIBILITY_S)
+        self._since_s = 0.0
+
+    def look(self, broker: Broker, elapsed_s: float) -> int:
+        """Called every beat; looks every LOOK_S. Returns how many messages went back."""
+        self._since_s += elapsed_s
+        if self._since_s < min(LOOK_S, self._visible_after_s):
+            return 0
+        self._since_s = 0.0
+        hash_key, zset_key = broker.key(self._hash), broker.key(self._zset)
+        oldest = time.time() - self._visible_after_s  # kombu's scores are the clocks of workers
+        rows = cast("list[bytes]", broker.client.zrevrangebyscore(zset_key, oldest, "-inf", start=0, num=AT_ONCE))
+        restore = broker.script(lua.source(__package__, "restore.lua"))
+        return _give_back(broker, restore, hash_key, zset_key, [row.decode() for row in rows])
+
+
+def _give_back(broker: Broker, restore: Any, hash_key: str, zset_key: str, tags: list[str]) -> int:
+    moved = 0
+    for tag in tags:
+        entry = cast("bytes | None", broker.client.hget(hash_key, tag))
+        if entry is None:
+            broker.client.zrem(zset_key, tag)
+            continue
+        try:
+            queue, message = _restored(entry, broker)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("celeriac: a mangled message stays in %s[%s]: %s", hash_key, tag, describe(error))
+            continue
+        moved += int(restore(keys=[hash_key, zset_key, broker.key(queue)], args=[tag, message]))
+    return moved
 
 
 class FormerConnection:

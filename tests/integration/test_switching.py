@@ -162,6 +162,21 @@ def released_by(fleet: Fleet) -> Any:
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
+def test_what_a_killed_stock_worker_held_runs_on_ours_after_its_visibility_timeout(fleet: Fleet) -> None:
+    """Only stock workers would look for it, and after a switch there is none."""
+    conf = {"worker_prefetch_multiplier": 4, "broker_transport_options": {"visibility_timeout": 3}}
+    (victim,) = fleet.start(fleet.stock, "victim", conf=conf)
+    side = fleet.stock
+    for number in range(8):
+        side.send("hold", "held", number, ignore_result=True)
+    until(lambda: side.began("held") == 2 and side.queued() == 0, what="eight are held")
+    victim.kill(signal.SIGKILL)
+    side.go("held")
+    fleet.start(fleet.ours, "next", conf=conf)
+    until(lambda: sorted(map(int, side.ran("held"))) == list(range(8)), what="all that was held ran, once")
+    assert not side.broker.exists("unacked", "unacked_index")
+
+
 class Listener:
     """A consumer that knows kombu and nothing else: it reads what it gets and acknowledges."""
 
