@@ -208,9 +208,13 @@ class Core:
 
     def _store_url(self) -> str:
         conf = self.app.conf
-        for url in (self.settings.redis_url, conf.broker_write_url, conf.result_backend):
+        for url, use_ssl in (
+            (self.settings.redis_url, None),
+            (conf.broker_write_url, conf.broker_use_ssl),
+            (conf.result_backend, conf.redis_backend_use_ssl),
+        ):
             if client_url(url):
-                return client_url(url)
+                return client_url(url, use_ssl)
         raise SettingsError(
             "no Redis for breaker state: neither the broker nor the result backend is Redis; set resilience_redis_url"
         )

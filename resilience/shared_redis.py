@@ -10,8 +10,10 @@ import email.parser  # noqa: F401  for its presence alone
 import encodings.idna  # noqa: F401  the same
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
+from kombu.utils.imports import symbol_by_name
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -21,10 +23,24 @@ STORE_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
 
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client that waits at most `timeout_s` for a reply and never retries by itself, whatever the URL says."""
-    client = redis.Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0))
+    """A client that waits at most `timeout_s` for a reply and never retries by itself, whatever the URL says.
+
+    `credential_provider=package.module.Class` in the URL's query names who knows user and password, as for kombu.
+    """
+    url, provider = _without_provider(url)
+    client = redis.Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0), **provider)
     client.connection_pool.connection_kwargs.update(socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
     return client
+
+
+def _without_provider(url: str) -> tuple[str, dict[str, Any]]:
+    scheme, netloc, path, query, fragment = urlsplit(url)
+    options = parse_qsl(query, keep_blank_values=True)
+    named = [value for name, value in options if name == "credential_provider"]
+    if not named:
+        return url, {}
+    rest = urlencode([(name, value) for name, value in options if name != "credential_provider"])
+    return urlunsplit((scheme, netloc, path, rest, fragment)), {"credential_provider": symbol_by_name(named[0])()}
 
 
 class SharedRedis:

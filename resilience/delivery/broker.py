@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from kombu.exceptions import OperationalError
@@ -31,13 +34,31 @@ def is_redis(url: Any) -> bool:
     return first_url(url).startswith(REDIS_SCHEMES)
 
 
-def client_url(url: Any) -> str:
-    """The URL as redis-py reads it, "" if it is none: Celery spells sockets and certificate checks its own way."""
+def client_url(url: Any, use_ssl: Any = None) -> str:
+    """The URL as redis-py reads it, "" if it is none: Celery spells sockets and certificate checks its own way.
+
+    `use_ssl`: Celery's setting beside the URL (`broker_use_ssl`), whose options count as kombu counts them: TLS is on,
+    whatever the URL says.
+    """
     first = first_url(url)
     if first.startswith("redis+socket://"):
         first = "unix" + first.removeprefix("redis+socket").replace("virtual_host=", "db=")
     first = re.sub(r"(ssl_cert_reqs=)CERT_(NONE|OPTIONAL|REQUIRED)", lambda m: m[1] + m[2].lower(), first)
+    if isinstance(use_ssl, Mapping) and first.startswith(("redis://", "rediss://")):
+        first = _with_tls(first, use_ssl)
     return first if first.startswith(("redis://", "rediss://", "unix://")) else ""
+
+
+def _with_tls(url: str, options: Mapping[str, Any]) -> str:
+    _, netloc, path, query, fragment = urlsplit(url)
+    named = {name: _spelled(value) for name, value in options.items() if value is not None}
+    return urlunsplit(("rediss", netloc, path, urlencode({**dict(parse_qsl(query)), **named}), fragment))
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, ssl.VerifyMode):
+        return value.name.removeprefix("CERT_").lower()
+    return str(value)
 
 
 class Broker:

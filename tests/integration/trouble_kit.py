@@ -84,23 +84,26 @@ class Trouble:
     workers: list[WorkerProcess] = field(default_factory=list)
     _marks: dict[str, int] = field(default_factory=dict)
 
-    def start(self, *specs: Mapping[str, Any], url: str = "", **common: Any) -> list[WorkerProcess]:
+    def environment(self, url: str = "") -> dict[str, str]:
+        """What the project in trouble reads from its environment."""
+        return {
+            "TROUBLED_BROKER": url or self.server.url(),
+            "TROUBLED_BOOK": book_url(self.book),
+            "TROUBLED_CONF": json.dumps(self.conf),
+            **self.env,
+        }
+
+    def start(self, *specs: Mapping[str, Any], url: str = "", wait: bool = True, **common: Any) -> list[WorkerProcess]:
         """Start workers all at once; `url` is the broker's, by default the server itself."""
         made = []
         for spec in specs:
             options = {**common, **spec}
-            env = {
-                "TROUBLED_BROKER": url or self.server.url(),
-                "TROUBLED_BOOK": book_url(self.book),
-                "TROUBLED_CONF": json.dumps({**self.conf, **options.pop("conf", {})}),
-                **self.env,
-                **options.pop("env", {}),
-            }
+            env = {**self.environment(url), **options.pop("env", {})}
             worker = WorkerProcess(FOLDER, log_dir=self.folder, env=env, **options)
             self.workers.append(worker)
             made.append(worker)
             worker.start()
-        for worker in made:
+        for worker in made if wait else ():
             worker.wait_ready()
         return made
 

@@ -22,3 +22,13 @@ def work(self, number, for_s=0.0):
     book.rpush("book", json.dumps(["began", *note, time.time()]))
     time.sleep(for_s)
     book.rpush("book", json.dumps(["ended", *note, time.time()]))
+
+
+@app.task(bind=True, circuit="upstream", fallback=["other"])
+def guarded(self, number, failures=0):
+    """The same behind a circuit, which its failures feed."""
+    note = [number, self.request.id, self.request.hostname.partition("@")[0]]
+    book.rpush("book", json.dumps(["began", *note, time.time()]))
+    if self.request.retries < failures:
+        raise ConnectionResetError("connection reset by peer")
+    book.rpush("book", json.dumps(["ended", *note, time.time()]))
