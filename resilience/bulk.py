@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_app
@@ -18,7 +19,7 @@ from kombu.exceptions import OperationalError
 from resilience.delivery.batch import Outcome
 from resilience.delivery.bounded import may_have_been_sent
 from resilience.delivery.publishing import Parcel, is_original
-from resilience.sending import Composed, LeanSender, is_plain
+from resilience.sending import Composed, LeanSender, are_everyday, has_any, is_plain
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -83,6 +84,7 @@ class _Bulk:
         self._app = app
         self._batch = batch
         self._sender = app.send_task if isinstance(app.send_task, LeanSender) else None
+        self._is_everyday = self._look()
         self._waiting: list[_Waiting] = []
         self._size_bytes = 0
         self._tasks: dict[str, _Task | None] = {}
@@ -109,6 +111,7 @@ class _Bulk:
     def flush(self) -> None:
         """Send what is composed. Raises NotAllSentError."""
         waiting, self._waiting, self._size_bytes = self._waiting, [], 0
+        self._is_everyday = self._look()
         if not waiting:
             return
         outcome = self._put(waiting)
@@ -121,6 +124,12 @@ class _Bulk:
         if outcome.error is not None:
             unknown, not_sent = [each.result for each in by_fate[None]], [each.signature for each in by_fate[False]]
             raise NotAllSentError(str(outcome.error), self.sent, unknown, not_sent) from outcome.error
+
+    def _look(self) -> bool:
+        """Whether tasks can be composed here now. Asked once per batch: Celery's configuration is slow to read."""
+        return (
+            self._sender is not None and not self._app.conf.task_always_eager and self._sender.is_everyday(by_task=True)
+        )
 
     def _put(self, waiting: list[_Waiting]) -> Outcome:
         rule = self._app.amqp.publishing
@@ -162,12 +171,12 @@ class _Bulk:
     def _composed(self, signature: Any) -> tuple[Composed | None, dict[str, Any]]:
         """The message of one, and its options; no message if it is to be sent by itself, as it is."""
         sender = self._sender
-        task = self._task_of(signature) if sender is not None else None
+        task = self._task_of(signature) if self._is_everyday else None
         if sender is None or task is None:
             return None, {}
         args, kwargs = signature["args"], signature["kwargs"]
         options = task.options(args, kwargs, signature["options"])
-        if any(options.get(name) is not None for name in _BY_ITSELF) or not sender.takes(options):
+        if has_any(_BY_ITSELF, options) or not are_everyday(options):
             return None, {}
         routed = sender.routed(task.name, args, kwargs, options)
         if not is_plain(routed):
@@ -175,7 +184,7 @@ class _Bulk:
         return sender.compose(task.name, args, kwargs, options, routed), options
 
     def _task_of(self, signature: Any) -> _Task | None:
-        if type(signature) is not Signature or self._app.conf.task_always_eager:
+        if type(signature) is not Signature:
             return None
         known = signature._type  # noqa: SLF001  `type` would look the task up
         if known is not None and known.app is not self._app:
@@ -202,12 +211,14 @@ class _Task:
         kind = type(task)
         if not (is_original(kind.apply_async, celery_task) and is_original(kind.shadow_name, celery_task)):
             return None
+        if not is_original(kind.AsyncResult, celery_task):
+            return None
         if task.__v2_compat__ or task._dump_pydantic_arguments is not None:  # noqa: SLF001  as Celery's own apply_async
             return None
         if task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit:
             return None
         own = {**task._get_exec_options(), "ignore_result": task.ignore_result}  # noqa: SLF001  the same
-        own.update(task_type=task, result_cls=task.AsyncResult)
+        own.update(task_type=task, result_cls=partial(task.app.AsyncResult, backend=task.backend, task_name=name))
         return cls(name, task.__header__ if task.typing else None, own)
 
     def options(self, args: Any, kwargs: Any, given: dict[str, Any]) -> dict[str, Any]:

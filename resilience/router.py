@@ -39,6 +39,7 @@ class ResilientRouter(Router):
     """Celery's router plus the circuits' word."""
 
     core: Core
+    _default: tuple[Any, Any, Any] | None = None
 
     def route(
         self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
@@ -73,9 +74,22 @@ class ResilientRouter(Router):
         rest = {key: value for key, value in routed.items() if key not in _DESTINATION}
         return {**rest, "queue": plain_queue(queue), "headers": {**headers, HEADER: journey.header()}}
 
-    def _stock(self, *message: Any) -> dict[str, Any]:
-        routed: dict[str, Any] = super().route(*message)
-        return routed
+    def _stock(self, options: dict[str, Any], *message: Any) -> dict[str, Any]:
+        if self.routes or options.get("queue"):
+            routed: dict[str, Any] = super().route(options, *message)
+            return routed
+        # as Celery's: the default queue, and what was left out by giving None is left out
+        return {"queue": self._default_queue(), **{name: value for name, value in options.items() if value is not None}}
+
+    def _default_queue(self) -> Any:
+        """Celery looks its name up for each message; here, when it was set anew."""
+        conf = self.app.conf
+        said = conf.changes.get("task_default_queue")
+        known = self._default
+        if known is None or known[0] is not conf or known[1] != said:
+            queue = self.expand_destination(conf.task_default_queue)["queue"]
+            known = self._default = (conf, said, queue)
+        return known[2]
 
 
 def destination_of(routed: dict[str, Any]) -> str:

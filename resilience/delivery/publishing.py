@@ -17,9 +17,10 @@ import redis
 from kombu import messaging, serialization
 from kombu.compression import compress
 from kombu.entity import maybe_delivery_mode
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
 from kombu.utils.functional import ChannelPromise
 from kombu.utils.json import JSONEncoder
+from kombu.utils.json import dumps as json_dumps
 from kombu.utils.uuid import uuid
 
 from resilience.delivery.batch import Outcome, put_batch
@@ -75,7 +76,7 @@ class Parcel:
 
         Raises EncodeError for a body that cannot be serialized.
         """
-        content_type, content_encoding, data = serialization.dumps(body, serializer=publishing["serializer"])
+        content_type, content_encoding, data = _serialized(body, publishing["serializer"])
         if publishing["compression"]:
             data, headers["compression"] = compress(data, publishing["compression"])
         own = {name: value for name, value in properties.items() if name not in _ARGUMENTS}
@@ -95,6 +96,18 @@ class Parcel:
             "properties": own,
         }
         return cls(queue, _within_bounds(priority), _ENCODER.encode(message), headers)
+
+
+def _serialized(body: Any, serializer: str) -> tuple[str, str, Any]:
+    """As kombu's `dumps`, whose JSON makes an encoder anew for each body. Raises EncodeError."""
+    known = serialization.registry._encoders.get(serializer)  # noqa: SLF001  a user may have registered another JSON
+    if known is None or known.encoder is not json_dumps:
+        found: tuple[str, str, Any] = serialization.dumps(body, serializer=serializer)
+        return found
+    try:
+        return known.content_type, known.content_encoding, _ENCODER.encode(body)
+    except Exception as error:
+        raise EncodeError(error) from error
 
 
 def _within_bounds(priority: Any) -> int:
