@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,8 @@ import redis
 from kombu.exceptions import OperationalError
 
 from resilience.local.redis_server import RedisServer
+from resilience.testing import until
+from tests.integration.conftest import StartWorkers
 from tests.integration.publishing_kit import numbers, sender
 
 BOUND = {"resilience_publish_timeout_s": 1.0}
@@ -111,3 +114,21 @@ def test_a_full_broker_refuses_and_says_so(own_redis: RedisServer) -> None:
             task.delay(1)
         client.config_set("maxmemory", 0)
         assert numbers(own_redis.url()) == [0]
+
+
+@pytest.mark.timeout(120)
+def test_tasks_that_send_tasks_while_the_broker_is_frozen_lose_and_double_none(
+    own_redis: RedisServer, workers: StartWorkers
+) -> None:
+    """In a worker's children the time is bounded too, but not so short that five seconds of silence are an error."""
+    base = own_redis.url().rsplit("/", 1)[0]
+    workers({"name": "w"}, env={"SHOP_REDIS": base})
+    with sender(own_redis.url()) as task, redis.Redis.from_url(f"{base}/2", decode_responses=True) as book:
+        for number in range(300):
+            task.app.send_task("tasks.relay", (number,))
+        until(lambda: book.llen("ran") > 20, what="tasks send tasks")
+        own_redis.freeze()
+        time.sleep(5)  # the silence itself
+        own_redis.thaw()
+        until(lambda: len(set(book.lrange("ran", 0, -1))) == 300, within_s=60, what="every task ran")
+        assert book.llen("ran") == 300

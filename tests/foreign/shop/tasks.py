@@ -91,6 +91,12 @@ def note(number):
     book.rpush("ran", number)
 
 
+@app.task(circuit=False)
+def relay(number):
+    """Send another task from where it runs."""
+    note.delay(number)
+
+
 if os.environ.get("SHOP_DEAF"):  # a planted fault: the first connection of a worker never asks for a message
     from resilience.delivery.channel import OwnedTurns
 
