@@ -148,10 +148,14 @@ class Connection(kombu.Connection):
         return self.get_transport_cls() in _REPAIRED.values()
 
     def bind_time(self, bound_s: float | None) -> None:
-        """Bound what is published through it; no effect on a socket that is there already, or where the user did."""
-        if bound_s is not None and self.bound_s is None and self.is_repaired:
-            self.bound_s = bound_s
-            self.transport_options = limits(self.transport_options, bound_s)
+        """Bound what is published through it, where the user did not."""
+        if bound_s is None or self.bound_s is not None or not self.is_repaired:
+            return
+        self.bound_s = bound_s
+        self.transport_options = limits(self.transport_options, bound_s)
+        for channel in getattr(self._transport, "channels", None) or ():  # connected already, as beat's is
+            for name in limits({}, bound_s):
+                setattr(channel, name, self.transport_options[name])
 
     def ensure(self, obj: Any, fun: Callable[..., Any], *args: Any, **policy: Any) -> Callable[..., Any]:
         """Kombu's retry of an operation; on a connection that is bound in time, ours."""

@@ -70,6 +70,20 @@ def test_an_unusual_call_is_bounded_too(own_redis: RedisServer) -> None:
         assert numbers(own_redis.url()) == [0, 1, 3]
 
 
+def test_a_producer_on_a_connection_that_was_there_before_is_bounded_too(own_redis: RedisServer) -> None:
+    """As beat's is."""
+    with sender(own_redis.url(), **BOUND) as task, task.app.connection_for_write() as connection:
+        connection.ensure_connection()
+        producer = task.app.amqp.Producer(connection, auto_declare=False)
+        task.apply_async((0,), producer=producer)
+        own_redis.freeze()
+        with pytest.raises(OperationalError, match=r"may have been sent"):
+            task.apply_async((1,), producer=producer)
+        own_redis.thaw()
+        task.apply_async((2,), producer=producer)
+        assert numbers(own_redis.url()) == [0, 1, 2]
+
+
 def test_a_broker_that_comes_back_within_the_policy_gets_the_task_once(own_redis: RedisServer) -> None:
     with sender(own_redis.url()) as task:
         task.delay(0)
