@@ -18,7 +18,8 @@ from kombu.exceptions import OperationalError
 
 from resilience.delivery.batch import Outcome
 from resilience.delivery.bounded import may_have_been_sent
-from resilience.delivery.publishing import Parcel, is_original
+from resilience.delivery.original import is_original
+from resilience.delivery.publishing import Parcel
 from resilience.sending import Composed, LeanSender, are_everyday, has_any, is_plain
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from kombu import Queue
 from kombu.common import Broadcast
 from kombu.utils.uuid import uuid
 
-from resilience.delivery.publishing import Parcel, PublishingProducer, is_original
+from resilience.delivery.original import is_original
+from resilience.delivery.publishing import Parcel, PublishingProducer
 from resilience.delivery.transport import POLICY
 
 if TYPE_CHECKING:

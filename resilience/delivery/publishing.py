@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
 from typing import Any
 
 import kombu
@@ -25,6 +24,7 @@ from kombu.utils.uuid import uuid
 
 from resilience.delivery.batch import Outcome, put_batch
 from resilience.delivery.bounded import REFUSED, may_have_been_sent
+from resilience.delivery.original import is_original
 from resilience.delivery.transport import Connection
 from signals.redact import redact
 
@@ -116,11 +116,6 @@ def _within_bounds(priority: Any) -> int:
         return max(0, min(9, int(priority)))
     except (TypeError, ValueError):
         return 0
-
-
-def is_original(function: Any, module: ModuleType) -> bool:
-    """Whether a method is still the one that `module` defines: tracing tools put their own in its place."""
-    return type(function) is FunctionType and function.__code__.co_filename == module.__file__
 
 
 class PublishingProducer(kombu.Producer):

@@ -13,6 +13,7 @@ import redis
 from kombu.utils.json import JSONEncoder
 
 from resilience.delivery.bounded import REFUSED, mark_sent
+from resilience.delivery.original import is_original
 
 FRESH_S = 0.1
 """A connection used so recently is taken to be up; one that rested longer may have been closed by the server."""
@@ -33,8 +34,10 @@ class Puts(_Base):
         self.put_text(queue, self._get_message_priority(message, reverse=False), _ENCODER.encode(message))
 
     def puts_plainly(self, queue: str) -> bool:
-        """Whether a message for `queue` is one command, which nothing repeats by itself."""
-        return queue not in self._expires and not self.retry_on_timeout
+        """Whether a message for `queue` is one command, which nothing repeats by itself and no tool wants to see."""
+        if queue in self._expires or self.retry_on_timeout:
+            return False
+        return is_original(redis.Redis.execute_command, redis.client)
 
     def key_of(self, queue: str, priority: int) -> str:
         """The list of a queue's messages of a priority."""

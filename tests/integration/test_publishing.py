@@ -163,6 +163,25 @@ def test_a_tool_that_wrapped_kombus_publish_sees_every_task(redis_url: str, monk
         assert numbers(redis_url) == [1, 2]
 
 
+def test_a_tool_that_wrapped_the_redis_client_sees_every_command(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    original = redis.Redis.execute_command
+
+    def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+        seen.append(args[0])
+        return original(self, *args, **options)
+
+    with sender(redis_url) as task:
+        task.delay(1)
+        monkeypatch.setattr(redis.Redis, "execute_command", wrapped)
+        task.delay(2)
+        assert seen == ["LPUSH"]
+        monkeypatch.undo()
+        assert numbers(redis_url) == [1, 2]
+
+
 def test_an_apps_own_send_task_is_asked(redis_url: str) -> None:
     class Project(Celery):
         asked = 0
