@@ -115,7 +115,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
         child_restart_s=[round(value, 3) for value in restart_times(record, ("child",))],
         back_s=sorted(round(seconds, 3) for seconds in _back(fleet, record)),
         quarantined=len(record.quarantined),
-        ack_lag_s=sorted(round(lag_s, 3) for _, _, lag_s in ack_lags(record)),
+        ack_lag_s=sorted(round(lag_s, 3) for _, blow, lag_s in ack_lags(record) if not blow.frozen_s),
         took_s=round(time.monotonic() - began, 1),
         findings=[asdict(finding) for finding in findings],
     )
