@@ -97,7 +97,7 @@ class Fleet:
             (self._quit, 5),
         ]  # fmt: skip
         if self.pools[place] == "prefork":
-            ways.append((self._kill_child, 30))
+            ways.append((self._kill_child, 60))
         way = self._chance.choices([way for way, _ in ways], [weight for _, weight in ways])[0]
         return way(place)
 
