@@ -240,9 +240,9 @@ class Fleet:
 
     def received(self) -> Iterator[tuple[int, int, float]]:
         """(worker, job, when) of every message that a worker says it received."""
-        for (worker, begins), pid in zip(self._lives, self._pids, strict=True):
-            later = (other for who, other in self._lives if who is worker and other > begins)
-            text = worker.log_path.read_bytes()[begins : min(later, default=None)].decode("utf-8", "replace")
+        for place, ((worker, begins), pid) in enumerate(zip(self._lives, self._pids, strict=True)):
+            next_life = next((other for who, other in self._lives[place + 1 :] if who is worker), None)
+            text = worker.log_path.read_bytes()[begins:next_life].decode("utf-8", "replace")
             for when, number in _RECEIVED.findall(text):
                 yield pid, int(number), at_of(when)
 

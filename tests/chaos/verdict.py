@@ -173,18 +173,24 @@ def late_acks(record: Record) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _First:
-    """A job's first begin. `way`: the other workers that had held its message before, in turn; (): it came straight."""
+    """A job's first begin. `way`: the other workers that had held its message before, in turn; (): it came straight.
+
+    `fell_at`: the times of the blows at which they held it.
+    """
 
     mark: Mark
     way: tuple[int, ...]
+    fell_at: tuple[float, ...]
 
 
 def _sequences(record: Record) -> dict[tuple[int, List], list[_First]]:
     """First begins in their order, by worker and list."""
+    falls: dict[int, list[float]] = defaultdict(list)
     held: dict[int, dict[int, float]] = {number: dict(workers) for number, workers in record.seen.items()}
     for blow in record.blows:
         for number in blow.held:
             holders = held.setdefault(number, {})
+            falls[number].append(blow.began)
             holders[blow.main] = min(blow.began, holders.get(blow.main, blow.began))
     found: dict[tuple[int, List], list[_First]] = defaultdict(list)
     for mark in sorted((begins[0] for begins in record.begins.values()), key=lambda mark: mark.at):
@@ -192,7 +198,8 @@ def _sequences(record: Record) -> dict[tuple[int, List], list[_First]]:
         if job is not None and job.ordered:
             others = {main: at for main, at in held.get(mark.number, {}).items() if main != mark.main and at <= mark.at}
             way = tuple(sorted(others, key=lambda main: others[main]))
-            found[mark.main, (job.queue, job.priority)].append(_First(mark, way))
+            fell_at = tuple(sorted(at for at in falls[mark.number] if at <= mark.at))
+            found[mark.main, (job.queue, job.priority)].append(_First(mark, way, fell_at))
     return found
 
 
@@ -213,10 +220,10 @@ def disordered(record: Record) -> list[Finding]:
     """
     found = []
     for (main, source), firsts in _sequences(record).items():
-        apart: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        apart: dict[tuple[tuple[int, ...], tuple[float, ...]], list[int]] = defaultdict(list)
         for first in firsts:
-            apart[first.way].append(first.mark.number)
-        for way, numbers in apart.items():
+            apart[first.way, first.fell_at].append(first.mark.number)
+        for (way, _), numbers in apart.items():
             found += [
                 Finding(
                     "disordered",
