@@ -282,10 +282,15 @@ class OwnedTurns(_Base):
             raise Empty
         if self.held.blocks:
             self._stop_waiting()  # nothing must arrive while the loop stands still
+        unwanted = []
         for tag, source, raw in taken:
-            if self.held.begin(tag):  # else it went back while the worker was inside the one before it
+            if self._queue_of(source) not in self._active_queues:
+                unwanted.append(tag)  # a signal came: the worker consumes no more
+            elif self.held.begin(tag):  # else it went back while the worker was inside the one before it
                 self._deliver(tag, source, raw)
                 self._tell_in_between()
+        for tag in reversed(unwanted):
+            self.held.give_back(tag, redelivered)
         return True
 
     def _tell_in_between(self) -> None:
@@ -319,8 +324,11 @@ class OwnedTurns(_Base):
         self._busy_since = min(self._busy_since, time.monotonic()) if len(self.held) else math.inf
         return taken
 
+    def _queue_of(self, source: str) -> str:
+        return str(source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0])
+
     def _deliver(self, tag: str, source: str, raw: bytes) -> None:
-        queue = source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0]
+        queue = self._queue_of(source)
         self._queue_cycle.rotate(queue)
         try:
             payload = loads(bytes_to_str(raw))

@@ -63,6 +63,7 @@ class Fleet:
         self._ready: dict[int, float] = {}
         self._hurt: dict[int, float] = {}
         self._frozen_s: dict[int, float] = {}
+        self._froze: list[tuple[int, float, float]] = []
 
     def start(self, place: int) -> None:
         worker = self.workers[place]
@@ -135,6 +136,7 @@ class Fleet:
         time.sleep(frozen_s)
         _signal(worker.pid, signal.SIGCONT, whole)
         self._frozen_s[worker.pid] = self._frozen_s.get(worker.pid, 0.0) + frozen_s
+        self._froze.append((worker.pid, time.time() - frozen_s, time.time()))
         return 0
 
     def _freeze_then_kill(self, place: int) -> int:
@@ -143,6 +145,7 @@ class Fleet:
         _signal(worker.pid, signal.SIGSTOP, False)
         time.sleep(frozen_s)
         self._frozen_s[worker.pid] = self._frozen_s.get(worker.pid, 0.0) + frozen_s
+        self._froze.append((worker.pid, time.time() - frozen_s, time.time()))
         return self._kill([place], "main")
 
     def _stop_then_kill(self, place: int) -> int:
@@ -208,8 +211,10 @@ class Fleet:
 
     def _rescued(self, blow: Blow) -> bool:
         gone = {other.main: other.began for other in self.blows if other.kind != "child"}
+        safe_until = blow.over + _RESCUED_WITHIN_S
+        frozen = {pid for pid, since, until in self._froze if since < safe_until and until > blow.began}
         return blow.rescued and any(
-            pid != blow.main and at < blow.began and gone.get(pid, float("inf")) > blow.over + _RESCUED_WITHIN_S
+            pid != blow.main and pid not in frozen and at < blow.began and gone.get(pid, float("inf")) > safe_until
             for pid, at in self._ready.items()
         )
 

@@ -283,10 +283,12 @@ def overtaken(record: Record) -> list[Finding]:
 def restart_times(record: Record, kinds: Sequence[str]) -> list[float]:
     """Seconds from a blow to the next run of each job that was running at it, where another worker was ready.
 
-    Without those that had died so often that they must wait until a worker has nothing else to do.
+    Of the most urgent ones, which wait for nothing else; and without those that had died so often that they must wait
+    until a worker has nothing else to do.
     """
     found = []
-    for number, blows in hits(record).items():
+    urgent = {number: blows for number, blows in hits(record).items() if record.jobs[number].priority == 0}
+    for number, blows in urgent.items():
         for deaths, blow in enumerate(blows, start=1):
             again = [begin.at for begin in record.begins[number] if begin.at > blow.over]
             if blow.kind in kinds and blow.rescued and again and deaths < record.deaths:
