@@ -1,0 +1,50 @@
+"""A full queue starves no other, within a queue order is kept, and what is urgent goes first: counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from resilience.local.redis_server import RedisServer
+from tests.integration.works_kit import Side
+
+FULL, SMALL = 400, 40
+PREFETCH = 4
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Side]:
+    with RedisServer() as server, closing(Side(server.port, 0, False, "solo", tmp_path)) as made:
+        yield made
+
+
+def send(side: Side, queue: str, count: int, priority: int) -> None:
+    for number in range(count):
+        side.send("note", "order", queue, priority, number, queue=queue, priority=priority, ignore_result=True)
+
+
+def test_every_queue_gets_its_turn_in_order_and_urgent_messages_go_before_all_others(side: Side) -> None:
+    send(side, "celery", FULL, priority=6)
+    for queue in ("second", "red"):
+        send(side, queue, SMALL, priority=6)
+    send(side, "celery", SMALL, priority=3)
+    send(side, "second", SMALL, priority=0)
+    worker = side.worker(conf={"worker_prefetch_multiplier": PREFETCH})
+    worker.wait_ready(40)
+    side.until(lambda: len(side.ran("order")) == FULL + 4 * SMALL, "all ran", 40)
+    order = [json.loads(row) for row in side.ran("order")]
+    assert [priority for _, priority, _ in order] == sorted(priority for _, priority, _ in order)
+    for queue, priority in {(queue, priority) for queue, priority, _ in order}:
+        numbers = [number for name, step, number in order if (name, step) == (queue, priority)]
+        assert numbers == sorted(numbers), f"{queue} at {priority} keeps its order"
+    ordinary = [queue for queue, priority, _ in order if priority == 6]
+    shares: Counter[str] = Counter()
+    for queue in ordinary[: 3 * SMALL]:  # as long as all three had messages
+        shares[queue] += 1
+        assert max(shares.values()) - min(shares[name] for name in ("celery", "second", "red")) <= PREFETCH
+    assert set(ordinary[3 * SMALL :]) == {"celery"}
