@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import redis
 from celery import signals as celery_signals
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state as worker_state
@@ -126,6 +127,7 @@ class WorkerLife:
         pulse.every_beat(lambda _broker, _elapsed_s: self._tell_of_late_ends())
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
+        pulse.every_beat(self._follow_the_primary)
         pulse.every_beat(self._release_parked)
         if self._held is not None:
             watchdog = Watchdog(self._held, core.settings.stall_s, core.bus, lambda: is_free(self._consumer))
@@ -134,6 +136,14 @@ class WorkerLife:
             )
         pulse.every_beat(lambda _broker, elapsed_s: self._exits.tend(elapsed_s))
         return pulse
+
+    def _follow_the_primary(self, broker: Broker, _elapsed_s: float) -> None:
+        """After a failover by command the former primary goes on for seconds, and what it is told then is lost."""
+        if not broker.has_moved():
+            return
+        if self._held is not None:
+            self._held.leave()
+        raise redis.ConnectionError("Sentinel names another primary")
 
     def _tell_what_ended(self, broker: Broker) -> None:
         """While the loop does no turns: a worker that is being stopped, or a solo one inside a task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import ssl
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from celery import Celery
+
+logger = logging.getLogger("celeriac")
 
 TIMEOUT_S = 2.0
 WORKER_LIMITS = {"socket_timeout": 6.0, "socket_connect_timeout": 4.0, "socket_keepalive": True}
@@ -109,6 +112,18 @@ class Broker:
     def message(self, raw: bytes) -> Any:
         """A message as it lies in a queue's list, as consumers get it. Raises ValueError, KeyError or TypeError."""
         return self._channel.Message(json.loads(raw), channel=self._channel)
+
+    def has_moved(self) -> bool:
+        """Whether Sentinel names another primary than this client's; False without Sentinel, or if none answers."""
+        pool: Any = self.client.connection_pool
+        if not hasattr(pool, "get_master_address") or pool.master_address is None:
+            return False
+        mine = pool.master_address
+        try:
+            return bool(pool.get_master_address() != mine)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            logger.debug("celeriac: no sentinel says who is primary: %s", error)
+            return False
 
     def script(self, source: str) -> Any:
         return self.client.register_script(source)

@@ -235,6 +235,10 @@ class Held:
             if self._under_way is settled:
                 self._under_way = Settled()
 
+    def leave(self) -> None:
+        """The claims are to be looked at anew, over another connection, before anything else begins."""
+        self.lease_until = -math.inf
+
     def renewed(self, lease_s: float) -> None:
         """This worker's claims are valid for so long from now."""
         self.lease_until = time.monotonic() + lease_s

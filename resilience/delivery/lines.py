@@ -38,6 +38,8 @@ class Line:
     def send(self, *words: Any) -> None:
         """Send a command whose reply `read` will take."""
         try:
+            if self.connection._sock is None:  # noqa: SLF001  sending would connect too, but past Sentinel
+                self.connection.connect()
             self.connection.send_command(*words)
         except GONE:
             self.break_off()
