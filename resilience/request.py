@@ -94,6 +94,8 @@ class ResilientRequest(Request):
             self._verdict = self._judged(self._verdict_on(exc_info, error))
         try:
             outcome = super().on_failure(exc_info, send_failed_event, return_ok)
+            if self._already_cancelled:
+                starts.cancelled(self)
             self._quarantine_if_acknowledged_before()
             return outcome
         finally:

@@ -12,6 +12,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import TaskRevokedError
 
+from resilience.delivery.channel import redelivered
 from resilience.delivery.held import Held
 
 
@@ -65,6 +66,13 @@ def accepted(request: Any) -> None:
     held = held_of(request.message)
     if held is not None and held.begins_on_accept:
         _begin(held, request)
+
+
+def cancelled(request: Any) -> None:
+    """The child that ran the task of this cancelled request is gone: now, and not before, others may run it."""
+    held = held_of(request.message)
+    if held is not None:
+        held.give_back(request.message.delivery_tag, redelivered)
 
 
 def held_of(message: Any) -> Held | None:
