@@ -20,7 +20,7 @@ from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
 from resilience.delivery.ends import settle_at_once
 from resilience.delivery.held import Held, hold_as
-from resilience.delivery.starts import keep_what_is_written, watch
+from resilience.delivery.starts import keep_what_is_written, watch, when_terminated
 from resilience.delivery.unacked import FormerConnection, StockUnacked, transport_options
 from resilience.exits import Exits
 from resilience.plans import PlanError
@@ -190,6 +190,7 @@ class WorkerLife:
     def _consumer_made(self, consumer: Any) -> None:
         if self._held is not None:
             watch(consumer.pool, self._held)
+            when_terminated(consumer.pool, self._ends)
             settle_at_once(consumer)
 
     def _stops(self, **_: Any) -> None:

@@ -6,6 +6,7 @@ when they accept it, which is when Celery calls the request's `on_accepted`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from celery.concurrency.prefork import TaskPool as PreforkPool
@@ -44,10 +45,10 @@ def keep_what_is_written(pool: Any) -> None:
     """
     if not isinstance(pool, PreforkPool) or hasattr(pool.flush, "keeps"):
         return
-    stock = pool.flush
+    stock, engine = pool.flush, pool._pool  # noqa: SLF001  the prefork pool has no public face for this
 
     def flush() -> None:
-        jobs = list(pool._pool._cache.values())  # noqa: SLF001  the prefork pool has no public face for this
+        jobs = list(engine._cache.values())  # noqa: SLF001  the same; a pool that was terminated has none any more
         written = [job for job in jobs if not job._accepted and job._write_to is not None]  # noqa: SLF001  the same
         for job in written:
             job._accepted = True  # noqa: SLF001  the same
@@ -59,6 +60,20 @@ def keep_what_is_written(pool: Any) -> None:
 
     flush.keeps = True  # type: ignore[attr-defined]
     pool.flush = flush
+
+
+def when_terminated(pool: Any, then: Callable[[], None]) -> None:
+    """Call `then` when a prefork pool has killed its children, of which a cold shutdown gives no other sign."""
+    if not isinstance(pool, PreforkPool) or hasattr(pool.terminate, "told"):
+        return
+    stock = pool.terminate
+
+    def terminate() -> None:
+        stock()
+        then()
+
+    terminate.told = True  # type: ignore[attr-defined]
+    pool.terminate = terminate
 
 
 def accepted(request: Any) -> None:
