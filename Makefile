@@ -1,6 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Both need only Python 3.11 and make.
 PYTHON ?= python3
 VENV   ?= .venv
+# Most tests wait for processes of their own: three files at a time keep two cores busy.
+PARALLEL ?= -n 3 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -26,7 +28,7 @@ lint: $(STAMP)   ## ruff, mypy strict, layering
 	$(BIN)/lint-imports --no-cache
 
 test: lint       ## lint, types, layers, then every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 bench: $(STAMP)  ## what it costs beside its peers, some minutes; ARGS="breaker --json FILE", ARGS=--quick
 	$(BIN)/python -m tests.bench $(ARGS)
