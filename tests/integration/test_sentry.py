@@ -87,7 +87,9 @@ def test_six_failing_tasks_are_one_event_of_the_circuit_beside_their_own(
     assert opening["contexts"]["circuit"]["new"] == "open"
     assert "celery-job" not in opening.get("extra", {}), "the task that tripped it has an event of its own"
     assert opening["tags"]["team"] == "payments", "the project's own hook still runs"
-    others = [event for event in sentry.events() if event != opening]
+    ours = [event for event in sentry.events() if (event.get("fingerprint") or [""])[0] == "celeriac"]
+    assert {event["fingerprint"][1] for event in ours} <= {"circuit-open", "quarantine"}
+    others = [event for event in sentry.events() if event not in ours]
     assert [event["exception"]["values"][-1]["type"] for event in others] == ["ConnectionResetError"] * failed
 
 

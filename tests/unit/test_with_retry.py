@@ -159,7 +159,11 @@ def test_the_default_waits_a_tenth_of_a_second_then_two(kind: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("wait", [wait_fixed(0.05), lambda state: 0.05 * state.attempt_number, FAST], ids=["of tenacity", "a function", "of ours"])
+@pytest.mark.parametrize(
+    "wait",
+    [wait_fixed(0.05), lambda state: 0.05 * state.attempt_number, FAST],
+    ids=["of tenacity", "a function", "of ours"],
+)
 def test_any_wait_of_tenacity_will_do(kind: str, wait: Any) -> None:
     flaky = Flaky(TimeoutError())
     call(kind, flaky, backoff=wait)
