@@ -103,6 +103,12 @@ class Core:
             return False
         return True
 
+    @cached_property
+    def task_time_limit(self) -> float | None:
+        """Celery's setting, in seconds. Read once: Celery's configuration takes microseconds to say it."""
+        limit: float | None = self.app.conf.task_time_limit
+        return limit
+
     def may_pass(self, circuit: str) -> bool:
         """Advice without I/O: is a call through `circuit` likely to be admitted now? Always, while circuits are off."""
         return not self.circuits_on or self.breakers.may_pass(circuit)
@@ -168,7 +174,7 @@ class Core:
 
     def forget_settings(self) -> None:
         """The app's configuration changed: validate it again when it is next asked for."""
-        for part in ("settings", "matrix", "circuits_on", "quarantine", "quarantine_on"):
+        for part in ("settings", "matrix", "circuits_on", "quarantine", "quarantine_on", "task_time_limit"):
             self.__dict__.pop(part, None)
 
     def reconfigure(self) -> None:
@@ -178,7 +184,7 @@ class Core:
         if "quarantine" in self.__dict__:
             self.quarantine.close()
         made = ("breakers", "budgets", "can_park", "parking", "quarantine")
-        for part in ("settings", "matrix", "circuits_on", "quarantine_on", *made):
+        for part in ("settings", "matrix", "circuits_on", "quarantine_on", "task_time_limit", *made):
             self.__dict__.pop(part, None)
         self._plans.clear()
         kombu.pools.reset()

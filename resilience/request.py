@@ -49,11 +49,20 @@ class ResilientRequest(Request):
             return stock(self, outcome, **kwargs)
 
         cls.on_success = on_success
+        stock_execute = vars(cls)["execute_using_pool"]
+
+        def execute_using_pool(self: ResilientRequest, pool: Any, **kwargs: Any) -> Any:
+            if self._content_type and (pool.body_can_be_buffer or pool.is_green):
+                # It runs in this very process, where the body was decoded already: to judge the message.
+                self._body, self._content_type, self._content_encoding = self.message.payload, None, None
+            return stock_execute(self, pool, **kwargs)
+
+        cls.execute_using_pool = execute_using_pool
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's name
         """Celery's own event, its error redacted: Flower and every consumer of events show it."""
         for name in ("exception", "traceback"):
-            if isinstance(fields.get(name), str):
+            if name in fields and isinstance(fields[name], str):
                 fields[name] = redact(fields[name])
         super().send_event(type, **fields)
 

@@ -82,7 +82,8 @@ class Runner:
         circuit = plan.circuit_at(level_in(plan, journey))
         attempt = (request.retries or 0) + 1
         try:
-            permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", _lease_s(task, request), ramp=False)
+            lease_s = self._lease_s(task, request)
+            permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", lease_s, ramp=False)
         except CircuitOpenError as refusal:
             if request.is_eager:
                 raise
@@ -93,6 +94,11 @@ class Runner:
             run_under(permit)
             with self._lock:
                 self._permits[request.id, attempt] = permit
+
+    def _lease_s(self, task: Any, request: Any) -> float | None:
+        """A half-open permit lives as long as the attempt may run: its hard time limit, else the policy's default."""
+        hard = (request.timelimit or (None, None))[0] or task.time_limit or self._core.task_time_limit
+        return float(hard) if hard else None
 
     def _keep_deadline(self, task: Any, request: Any) -> None:
         left = left_s(request.headers, time.time())
@@ -279,19 +285,17 @@ class Runner:
 
 
 def _ending(attempt: Attempt) -> Ending:
+    if attempt.result is Result.SUCCESS:
+        return None  # a success like any call's: it waits for company at the price of a count
     return attempt.error if attempt.result is Result.FAILURE and attempt.error is not None else attempt.result
 
 
 def _journey(task: Any, request: Any) -> Journey:
     address = request.delivery_info or {}
-    queue = queue_of(task.app.amqp.queues.consume_from, address.get("exchange"), address.get("routing_key"))
+    exchange = address.get("exchange")
+    queues = task.app.amqp.queues.consume_from if exchange else {}
+    queue = queue_of(queues, exchange, address.get("routing_key"))
     return journey_of(request.headers, queue)
-
-
-def _lease_s(task: Any, request: Any) -> float | None:
-    """A half-open permit lives as long as the attempt may run: its hard time limit, else the policy's default."""
-    hard = (request.timelimit or (None, None))[0] or task.time_limit or task.app.conf.task_time_limit
-    return float(hard) if hard else None
 
 
 def _retry(task: Any, error: Exception, **options: Any) -> NoReturn:

@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -18,8 +18,28 @@ logger = logging.getLogger("celeriac")
 ANSWER_S = 7.0
 """How long a line waits at most for bytes of a reply that has begun, for room to send, and for a connection."""
 
+UNREAD = 50
+"""So many short answers lie unread before they are looked at: looking costs more than saying."""
+
 CLOSING_S = 2.0
 """The same at the end: what is not told by then, the pulse or the next connection tells."""
+
+
+class Packed:
+    """The first words of a command as the protocol has them, packed once for many commands that begin so."""
+
+    def __init__(self, *words: str | int | bytes) -> None:
+        self._count = len(words)
+        self._words = _packed(words)
+
+    def with_words(self, *words: str | int | bytes) -> bytes:
+        """The bytes of the whole command."""
+        return b"*%d\r\n%b%b" % (self._count + len(words), self._words, _packed(words))
+
+
+def _packed(words: Iterable[str | int | bytes]) -> bytes:
+    coded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in coded])
 
 
 class Line:
@@ -41,6 +61,15 @@ class Line:
             if self.connection._sock is None:  # noqa: SLF001  sending would connect too, but past Sentinel
                 self.connection.connect()
             self.connection.send_command(*words)
+        except GONE:
+            self.break_off()
+            raise
+        self.busy, self.sent_at = True, time.monotonic()
+
+    def send_packed(self, command: bytes) -> None:
+        """The same of a command that `Packed` made."""
+        try:
+            self.connection.send_packed_command([command], check_health=False)  # every line hears within seconds
         except GONE:
             self.break_off()
             raise
@@ -109,23 +138,27 @@ class Marker:
         self._connection.connect()
         self._works = True
 
-    def say(self, words: Callable[[], list[str]]) -> None:
+    def say(self, words: Callable[[], bytes]) -> None:
         """Send the command that `words` makes, unless it is empty; it is not asked for one that cannot be sent."""
         with self._lock:
             if not self._works:
                 return
             try:
-                while self._unanswered and self._connection.can_read(timeout=0):
-                    self._connection.read_response()
-                    self._unanswered -= 1
+                if self._unanswered >= UNREAD:
+                    self._listen()
                 command = words()
                 if command:
                     # no health check: it would wait for an answer
-                    self._connection.send_packed_command(self._connection.pack_command(*command), check_health=False)
+                    self._connection.send_packed_command([command], check_health=False)
                     self._unanswered += 1
             except (OSError, redis.RedisError) as error:
                 self._works = False
                 logger.debug("celeriac: started tasks are marked by the turns from now on: %s", error)
+
+    def _listen(self) -> None:
+        while self._unanswered and self._connection.can_read(timeout=0):
+            self._connection.read_response()
+            self._unanswered -= 1
 
     def close(self) -> None:
         with self._lock:

@@ -78,6 +78,8 @@ class Journey:
 def journey_of(headers: Mapping[str, Any] | None, queue: str) -> Journey:
     """The journey written in a message's headers; without one, or a usable one, it is at home in `queue`."""
     raw: Any = (headers or {}).get(HEADER)
+    if raw is None:
+        return Journey(queue)
     try:
         hops = tuple(Hop(str(o), str(d), str(r), int(level)) for o, d, r, level in raw["hops"][-KEPT_HOPS:])
         journey = Journey(str(raw["home"]), int(raw["level"]), int(raw["spent"]), hops, int(raw["hop_count"]))
