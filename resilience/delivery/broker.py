@@ -73,7 +73,10 @@ class Broker:
             "socket_timeout": TIMEOUT_S,
             "socket_connect_timeout": TIMEOUT_S,
         }
+        options.pop("celeriac_owner", None)  # it consumes nothing
         self.connection = app.connection_for_write(transport_options=options)
+        # Each URL once: kombu would sleep for seconds between attempts, and a pulse be late when the broker is back.
+        self.connection.transport_options["max_retries"] = max(0, len(self.connection.alt or ()) - 1)
         channel = self.connection.default_channel
         self._keyprefix = str(channel.global_keyprefix or "")
         self._channel = channel

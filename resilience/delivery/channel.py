@@ -62,6 +62,9 @@ LEASE_S = 30.0
 BUSY_S = 5.0
 """A worker that held something for so long without a pause offers to make room for a message that must run alone."""
 
+NOT_ALLOWED = -1
+"""Instead of a connection's number, for a user who may not ask for it."""
+
 COUNTER, WAITED = "n", "w:"
 """Fields of the claims that are no message: the last tag, and each source that the worker ever waited for."""
 
@@ -414,7 +417,7 @@ class OwnedTurns(_Base):
                     line.ask("HSET", self._claims, f"{WAITED}{source}", 1)  # whoever buries this worker looks there
                 if not line.busy:
                     if not line.client_id:
-                        line.client_id = int(line.ask("CLIENT", "ID"))
+                        line.client_id = _client_id(line)
                     line.send("BLMOVE", source, self._prefixed(self.held.wait_key(source)), "RIGHT", "LEFT", WAIT_S)
                     poller.attach(self, line)
 
@@ -443,8 +446,12 @@ class OwnedTurns(_Base):
     def _unblock(self) -> None:
         waiting = [line for line in self._waits.values() if line.busy]
         for line in waiting:
-            self._main.ask("CLIENT", "UNBLOCK", line.client_id)
-        for line in waiting:
+            if line.client_id == NOT_ALLOWED:  # what it moved after this turn's look, the next look finds
+                line.close()
+                self._moved = True
+            else:
+                self._main.ask("CLIENT", "UNBLOCK", line.client_id)
+        for line in (line for line in waiting if line.busy):
             with suppress(redis.ResponseError):  # a wait that was refused has moved nothing
                 self._moved = line.read() is not None or self._moved
 
@@ -543,6 +550,13 @@ def read(raw: bytes) -> Any:
     """What kombu makes of a message's bytes, in half the time where no value is of a type that JSON does not have."""
     text = raw.decode()
     return loads(text) if _TYPED in text or _ESCAPED in text else json.loads(text)
+
+
+def _client_id(line: Line) -> int:
+    try:
+        return int(line.ask("CLIENT", "ID"))
+    except redis.exceptions.NoPermissionError:
+        return NOT_ALLOWED
 
 
 def redelivered(raw: bytes) -> bytes:
