@@ -122,6 +122,11 @@ def test_slots_may_take_neighbours_at_once() -> None:
     assert rules(record([*jobs, job(3)], *runs[:2], run(3, A, 2.5), run(0, A, 3.0), slots={A: 1})) == ["disordered"]
 
 
+def test_a_retry_is_a_new_message_behind_the_others() -> None:
+    again = [dataclasses.replace(mark, attempt=1) for mark in run(0, A, 3.0)]
+    assert rules(record([job(0), job(1), job(2)], run(1, A, 1.0), run(2, A, 2.0), again)) == []
+
+
 def test_priorities_and_queues_are_ordered_apart() -> None:
     other = [Job(0, "bulk", 0), Job(1, "celery", 3), job(2)]
     assert rules(record(other, run(2, A, 1.0), run(1, A, 2.0), run(0, A, 3.0))) == []
@@ -142,6 +147,12 @@ def test_what_comes_back_behind_younger_ones_is_found() -> None:
     jobs = [job(number) for number in range(3)]
     runs = run(0, A, 3.0), run(2, A, 4.0), run(1, A, 5.0)
     assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1),))) == ["overtaken"]
+
+
+def test_what_a_worker_had_before_is_late_and_overtakes_nobody() -> None:
+    jobs = [job(number) for number in range(3)]
+    runs = run(0, A, 3.0), run(2, A, 4.0), run(1, A, 5.0)
+    assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1),), seen={2: {A: 1.0}})) == []
 
 
 def test_what_a_live_worker_handed_back_is_judged_apart() -> None:

@@ -195,7 +195,7 @@ def _sequences(record: Record) -> dict[tuple[int, List], list[_First]]:
     found: dict[tuple[int, List], list[_First]] = defaultdict(list)
     for mark in sorted((begins[0] for begins in record.begins.values()), key=lambda mark: mark.at):
         job = record.jobs.get(mark.number)
-        if job is not None and job.ordered:
+        if job is not None and job.ordered and not mark.attempt:  # else its child was killed before it could say so
             others = {main: at for main, at in held.get(mark.number, {}).items() if main != mark.main and at <= mark.at}
             way = tuple(sorted(others, key=lambda main: others[main]))
             fell_at = tuple(sorted(at for at in falls[mark.number] if at <= mark.at))
@@ -264,6 +264,8 @@ def overtaken(record: Record) -> list[Finding]:
             ]
             for place in range(back[0], back[-1]) if back else ():
                 number = firsts[place].mark.number
+                if record.seen.get(number, {}).get(main, blow.over) < blow.over:
+                    continue  # it was there before, and is late: in prefork what was on its way to a killed child
                 rest = [firsts[later].mark.number for later in back if later > place]
                 rest = [older for older in rest if older < number]
                 if not firsts[place].way and len(rest) > _tolerance(record, main):
