@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resilience import identity
-from resilience.delivery.channel import ENTRY
+from resilience.delivery.envelope import ENTRY
 from resilience.quarantine.reading import rebuilt
 from resilience.quarantine.record import Arrival, Reason
 from resilience.router import queue_of

@@ -16,9 +16,9 @@ from celery.worker import state as worker_state
 
 from resilience import identity
 from resilience.delivery.broker import BROKER_ERRORS, WORKER_LIMITS, Broker, is_redis
-from resilience.delivery.channel import redelivered
 from resilience.delivery.claims import Claims
 from resilience.delivery.ends import settle_at_once
+from resilience.delivery.envelope import redelivered
 from resilience.delivery.held import Held, hold_as
 from resilience.delivery.starts import keep_what_is_written, watch, when_terminated
 from resilience.delivery.unacked import FormerConnection, StockUnacked, transport_options

@@ -6,37 +6,32 @@ of a publisher, of Flower, of a stock consumer in somebody's script, is kombu's 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from itertools import chain
 from queue import Empty
 from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
 
 from resilience import lua
 from resilience.delivery.backlog import KnowsDelayed
+from resilience.delivery.envelope import ENTRY, OwnedMessage, UnreadableError, read, redelivered
 from resilience.delivery.held import Held, Settled, held_by
 from resilience.delivery.lines import CLOSING_S, GONE, Line, Marker, Packed, Wake
 from resilience.delivery.poller import OwnedPoller
 from resilience.delivery.puts import Puts
+from resilience.delivery.qos import OwnedQoS
 from resilience.delivery.refusals import Knocks, is_no_primary
 from resilience.delivery.server import TOO_OLD, moves_messages
+from resilience.delivery.waits import WAITED, IdleWaits
 
 BATCH = 100
 """Messages taken at once by a worker without a prefetch limit."""
-
-WAIT_S = 2
-"""How long the server lets a worker wait idly before it answers that there was nothing."""
 
 UNTOLD_S = 0.05
 """How long what ended waits while the loop stands still: a kill meanwhile has it run again."""
@@ -62,77 +57,12 @@ LEASE_S = 30.0
 BUSY_S = 5.0
 """A worker that held something for so long without a pause offers to make room for a message that must run alone."""
 
-NOT_ALLOWED = -1
-"""Instead of a connection's number, for a user who may not ask for it."""
-
-COUNTER, WAITED = "n", "w:"
-"""Fields of the claims that are no message: the last tag, and each source that the worker ever waited for."""
-
-ENTRY = "celeriac-entry"
-"""In a payload that kombu made a message of: the list where it lay and its bytes there."""
-
-_TYPED, _ESCAPED = "__type__", "\\u"
-"""In a text without these kombu's JSON decoder finds nothing of its own."""
+COUNTER = "n"
+"""The field of the claims that holds the last tag."""
 
 _TURN = lua.source(__package__, "turn.lua")
 
 logger = logging.getLogger("celeriac")
-
-
-class UnreadableError(ValueError):
-    """Kombu cannot make a message of what it read, `because` of this."""
-
-    def __init__(self, because: Exception) -> None:
-        super().__init__(str(because))
-        self.because = because
-
-
-class OwnedMessage(virtual.Message):
-    """Kombu's message; what goes wrong while one is made is told apart from what goes wrong when it is handled."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__init__(*args, **kwargs)
-        except Exception as error:
-            raise UnreadableError(error) from error
-
-
-class OwnedQoS(virtual.QoS):
-    """Acknowledgements are noted here and told to the broker by the next turn."""
-
-    channel: Any
-
-    def __init__(self, channel: Any, former: Any) -> None:
-        super().__init__(channel, former.prefetch_count)
-        # Celery's worker_disable_prefetch puts a question of its own there before the channel consumes.
-        self.asks: Callable[[], bool] | None = vars(former).get("can_consume")
-
-    def can_consume(self) -> bool:
-        return bool(super().can_consume() and (self.asks is None or self.asks()))
-
-    def ack(self, delivery_tag: str) -> None:
-        self.channel.held.ack(delivery_tag)
-        self._forget(delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if requeue:
-            self.channel.held.give_back(delivery_tag, redelivered)
-        else:
-            self.channel.held.ack(delivery_tag)
-        self._forget(delivery_tag)
-
-    def _forget(self, delivery_tag: str) -> None:
-        # Kombu notes what is settled and removes it later, as other channels walk through what is delivered.
-        self._delivered.pop(delivery_tag, None)
-        self.channel.wake_if_elsewhere()
-
-    def restore_unacked(self) -> None:
-        """At the end of a channel, which then hands back what does not run."""
-        self._delivered.clear()
-        self._dirty.clear()
-
-    def restore_visible(self, *_: Any, **__: Any) -> None:
-        """A claim is valid as long as its owner lives: no timeout makes it visible again."""
 
 
 _Base: Any = object  # a mix-in: what it stands before is kombu's, which has no types
@@ -181,7 +111,7 @@ class OwnedTurns(_Base):
         self._keys = [self._prefixed(key) for key in held.turn_keys]
         self._started = self._prefixed(held.started_key)
         self._main = Line(self, "TURN")
-        self._waits: dict[str, Line] = {}
+        self._waits = IdleWaits(self, self._claims, self._wait_key, self._on_wait)
         self._marker = Marker(self)
         self._wake = Wake()
         self._woken = self._lingers = False
@@ -216,7 +146,10 @@ class OwnedTurns(_Base):
 
     @property
     def _lines(self) -> list[Line]:
-        return [self._main, *self._waits.values()]
+        return [self._main, *self._waits.lines]
+
+    def _wait_key(self, source: str) -> str:
+        return str(self._prefixed(self.held.wait_key(source)))
 
     # -- a turn ------------------------------------------------------------------------------------------------
 
@@ -249,7 +182,7 @@ class OwnedTurns(_Base):
         room = self._room()
         if self._idle and not self.held.waits_to_be_told and not self._moved:
             if room:
-                self._wait(poller)
+                self._waits.begin(self.held.sources, poller)
             return
         if self._has_time(room) and poller.turn_within(self._main.sent_at + LINGER_S - time.monotonic()):
             self._lingers = True
@@ -283,7 +216,7 @@ class OwnedTurns(_Base):
         if self._moved:
             self._looked_at = time.monotonic()
         queues = tuple(self._queue_cycle.consume(len(self.active_queues))) if room else ()
-        waited = self._waited.union(self._waits) if self._moved else ()
+        waited = self._waited | self._waits.sources if self._moved else ()
         sources, call = self._call(queues, waited)
         self._sent = (settled, sources, self._moved)
         self._moved = False  # what moves from now on is for the next turn
@@ -302,7 +235,7 @@ class OwnedTurns(_Base):
         if not waited and queues in self._calls:
             return self._calls[queues]
         sources = [self._prefixed(self._q_for_pri(queue, step)) for step in self.priority_steps for queue in queues]
-        waits = [(self._prefixed(self.held.wait_key(source)), source) for source in waited]
+        waits = [(self._wait_key(source), source) for source in waited]
         keys = [*self._keys, *sources, *chain.from_iterable(waits)]
         call = sources, Packed("EVALSHA", self._sha, len(keys), *keys)
         if not waited:
@@ -405,25 +338,9 @@ class OwnedTurns(_Base):
 
     # -- idle --------------------------------------------------------------------------------------------------
 
-    def _wait(self, poller: OwnedPoller) -> None:
-        """Have the server move the next message of each source to a list of ours, and tell."""
-        for queue in self.active_queues:
-            for step in self.priority_steps:
-                source = self._prefixed(self._q_for_pri(queue, step))
-                line = self._waits.get(source)
-                if line is None:
-                    line = self._waits[source] = Line(self, f"WAIT:{source}")
-                    self.handlers[line.kind] = lambda source=source: self._on_wait(source)
-                    line.ask("HSET", self._claims, f"{WAITED}{source}", 1)  # whoever buries this worker looks there
-                if not line.busy:
-                    if not line.client_id:
-                        line.client_id = _client_id(line)
-                    line.send("BLMOVE", source, self._prefixed(self.held.wait_key(source)), "RIGHT", "LEFT", WAIT_S)
-                    poller.attach(self, line)
-
     def _on_wait(self, source: str) -> bool:
         try:
-            moved = self._waits[source].read() is not None
+            moved = self._waits.ended(source)
         except redis.ResponseError as error:
             self._refused(error)
             self._idle = False  # nobody will tell that there is a message: the turn after the rest looks
@@ -436,24 +353,12 @@ class OwnedTurns(_Base):
     def _stop_waiting(self) -> None:
         """End all waits; what arrived in the last moment goes back to its source, now or by the next turn."""
         try:
-            self._unblock()
+            self._moved = self._waits.end(self._main) or self._moved
             if self._moved:
                 self._send(room=0)
                 self._reply()
         except redis.ResponseError as error:
             self._refused(error)
-
-    def _unblock(self) -> None:
-        waiting = [line for line in self._waits.values() if line.busy]
-        for line in waiting:
-            if line.client_id == NOT_ALLOWED:  # what it moved after this turn's look, the next look finds
-                line.close()
-                self._moved = True
-            else:
-                self._main.ask("CLIENT", "UNBLOCK", line.client_id)
-        for line in (line for line in waiting if line.busy):
-            with suppress(redis.ResponseError):  # a wait that was refused has moved nothing
-                self._moved = line.read() is not None or self._moved
 
     def _drop_overdue(self) -> None:
         for line in self._lines:
@@ -544,28 +449,3 @@ class OwnedSentinelChannel(Knocks, OwnedTurns, KnowsDelayed, Puts, kombu_redis.S
     """sentinel://."""
 
     from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "celeriac_owner")
-
-
-def read(raw: bytes) -> Any:
-    """What kombu makes of a message's bytes, in half the time where no value is of a type that JSON does not have."""
-    text = raw.decode()
-    return loads(text) if _TYPED in text or _ESCAPED in text else json.loads(text)
-
-
-def _client_id(line: Line) -> int:
-    try:
-        return int(line.ask("CLIENT", "ID"))
-    except redis.exceptions.NoPermissionError:
-        return NOT_ALLOWED
-
-
-def redelivered(raw: bytes) -> bytes:
-    """The message marked as delivered before, as stock workers mark it."""
-    with suppress(
-        ValueError, KeyError, TypeError, AttributeError, RecursionError
-    ):  # not a message: it goes back as it is
-        payload = loads(bytes_to_str(raw))
-        payload.setdefault("headers", {})["redelivered"] = True
-        payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        return str(dumps(payload)).encode()
-    return raw

@@ -8,9 +8,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from resilience import lua
-from resilience.delivery.channel import COUNTER, WAITED, redelivered
+from resilience.delivery.channel import COUNTER
 from resilience.delivery.deaths import ALONE, Condemn, Suspect, blamed
+from resilience.delivery.envelope import redelivered
 from resilience.delivery.held import Held, Settled
+from resilience.delivery.waits import WAITED
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker

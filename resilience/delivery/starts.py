@@ -13,7 +13,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import TaskRevokedError
 
-from resilience.delivery.channel import redelivered
+from resilience.delivery.envelope import redelivered
 from resilience.delivery.held import Held
 
 

@@ -8,9 +8,9 @@ import pytest
 from celery import Celery
 
 from resilience.delivery.broker import Broker
-from resilience.delivery.channel import WAITED
 from resilience.delivery.claims import Claims
 from resilience.delivery.held import Held
+from resilience.delivery.waits import WAITED
 
 CLAIMED = 300
 

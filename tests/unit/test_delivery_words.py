@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kombu.asynchronous import Hub
 from kombu.utils.json import dumps, loads
 
-from resilience.delivery.channel import read
+from resilience.delivery.envelope import read
 from resilience.delivery.lines import Packed, Wake
 from resilience.delivery.poller import OwnedPoller
 
