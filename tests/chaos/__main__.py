@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -84,6 +85,8 @@ def _played(plan: Plan, resume: Path | None) -> dict[str, Any]:
     )
     if outcome["findings"]:
         sys.stdout.write(f"  logs of the workers: {folder}\n")
+    else:
+        shutil.rmtree(folder)
     return outcome
 
 
