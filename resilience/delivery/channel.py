@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection
 from itertools import chain
 from queue import Empty
@@ -57,8 +58,8 @@ LEASE_S = 30.0
 BUSY_S = 5.0
 """A worker that held something for so long without a pause offers to make room for a message that must run alone."""
 
-COUNTER = "n"
-"""The field of the claims that holds the last tag."""
+CONNECTION = "c"
+"""The field of the claims that names the connection which may take messages."""
 
 _TURN = lua.source(__package__, "turn.lua")
 
@@ -135,8 +136,10 @@ class OwnedTurns(_Base):
         """What a former connection left: claims whose delivery never arrived, and what is held but not run, go back."""
         held = self.held
         held.renewed(LEASE_S)  # the claims are read below: what was taken away meanwhile is known then
+        held.connection = uuid.uuid4().hex[:8]
+        self._main.ask("HSET", self._claims, CONNECTION, held.connection)  # before: none takes anything after the look
         fields = {name.decode() for name in self._main.ask("HKEYS", self._claims)}
-        known = {name for name in fields if name != COUNTER and not name.startswith(WAITED)}
+        known = {name for name in fields if name.isdigit()}
         self._waited = {name.removeprefix(WAITED) for name in fields if name.startswith(WAITED)}
         self._moved = bool(self._waited)  # a message may have moved for a connection that was gone
         held.drop_all_but(known)
@@ -224,7 +227,7 @@ class OwnedTurns(_Base):
             room, len(queues), len(sources), self._solitude(),
             len(settled.acked), *settled.acked,
             len(settled.returned), *(word for returned in settled.returned for word in returned),
-            len(started), *started,
+            len(started), *started, self.held.connection,
         ))  # fmt: skip
 
     def _call(self, queues: tuple[str, ...], waited: Collection[str]) -> tuple[list[str], Packed]:

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from resilience import lua
-from resilience.delivery.channel import COUNTER
 from resilience.delivery.deaths import ALONE, Condemn, Suspect, blamed
 from resilience.delivery.envelope import redelivered
 from resilience.delivery.held import Held, Settled
@@ -95,11 +94,7 @@ class Claims:
 
     def _entries(self, held: Held) -> dict[str, bytes]:
         rows = cast("dict[bytes, bytes]", self._broker.client.hgetall(self._broker.key(held.claims_key)))
-        return {
-            name.decode(): value
-            for name, value in rows.items()
-            if name != COUNTER.encode() and not name.startswith(WAITED.encode())
-        }
+        return {name.decode(): value for name, value in rows.items() if name.isdigit()}
 
 
 def _judge(owner: str, tag: str, entry: bytes, inquest: Inquest | None, fate: Settled) -> None:

@@ -42,6 +42,7 @@ class Held:
     A settlement that was sent and not answered is sent again: to repeat it does nothing.
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
     `stopping`: the worker was told to end and begins nothing any more. `declined`: the server is too old for it.
+    `connection` names the one in use: what a former one asked for and comes late takes nothing.
     `alone`: the tag of a task that runs while nothing else does, "" without one.
     """
 
@@ -63,6 +64,7 @@ class Held:
         self.alone = ""
         self.lease_until = math.inf
         self.say_started: Callable[[], None] = _nothing
+        self.connection = ""
         self._pid = os.getpid()
         self._messages: dict[str, bytes] = {}
         self._begun: set[str] = set()

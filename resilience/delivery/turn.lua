@@ -3,7 +3,7 @@
 --
 -- EVALSHA sha n claims delayed started alone drainer source... (wait source)...
 --         room width sources solitude  acked tag... returned (tag text where)... started tag...
---   KEYS[1] hash of the worker: tag -> "<length of source key>:<source key><message>", n -> the last tag, a number;
+--   KEYS[1] hash of the worker: tag -> "<length of source key>:<source key><message>", n -> the last tag, a number; c -> name of the connection in use;
 --           w:<source> for every source that it ever waited for (not used here)
 --   KEYS[2] index of what is due later (see due.lua)
 --   KEYS[3] set of the worker: tags whose task has begun to run, a few that ended since among them
@@ -18,6 +18,7 @@
 --   ARGV[..] how many are returned, then for each its tag, its new text ("": as it is), and where it goes ("": to the
 --            front of its source, "<ms>:<task id>": to what is due later, at that time, "alone": to KEYS[4])
 --   ARGV[..] how many tasks began to run, then the tag of each
+--   ARGV[..] name of the connection that asks; without one, nothing may be taken but by whoever speaks for no worker
 -- Reply: { settled too late, first tag taken, "source source ..." (1-based, one per message taken), alone, message... }
 --   alone: -1 when the one message taken must run alone; 1 when this worker shall make room for one, else 0
 local claims, delayed, started, solitary, drainer = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -87,6 +88,10 @@ at = at + 3 * returned + 1
 
 if solitude == 'empty' then redis.call('DEL', started) end
 in_batches(tonumber(ARGV[at]), function(first, last) redis.call('SADD', started, unpack(ARGV, first, last)) end)
+
+-- What a connection sent that was given up, and came late: nobody reads the reply, so nothing is taken for it.
+local asker = ARGV[at + tonumber(ARGV[at]) + 1]
+if asker and redis.call('HGET', claims, 'c') ~= asker then room = 0 end
 
 local reply, from, tag = { late, '', '', 0 }, {}, nil
 if room > 0 then

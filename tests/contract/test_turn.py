@@ -28,6 +28,7 @@ class Turn:
         self, sources: list[str] | None = None, room: int = 0, width: int = 1, acked: list[str] | None = None,
         returned: list[tuple[str, str]] | None = None, waits: list[tuple[str, str]] | None = None,
         started: list[str] | None = None, solitude: str = "", where: str = "", claims: str = CLAIMS,
+        connection: str = "",
     ) -> tuple[int, list[tuple[str, str, str]]]:  # fmt: skip
         """How many settlements came too late, and (tag, source, message) of what was taken."""
         sources, acked, returned, started = sources or [], acked or [], returned or [], started or []
@@ -36,7 +37,7 @@ class Turn:
             args=[
                 room, width, len(sources), solitude, len(acked), *acked,
                 len(returned), *chain.from_iterable((tag, text, where) for tag, text in returned),
-                len(started), *started,
+                len(started), *started, *([connection] if connection else []),
             ],
         )  # fmt: skip
         taken = zip(numbers.split(), messages, strict=True)
@@ -210,6 +211,16 @@ def test_a_server_out_of_memory_refuses_no_turn(turn: Turn) -> None:
     finally:
         turn.client.config_set("maxmemory", 0)
     assert not turn.claimed()
+
+
+def test_what_a_connection_asked_that_was_given_up_settles_and_takes_nothing(turn: Turn) -> None:
+    put(turn, "q", "a", "b")
+    turn.client.hset(CLAIMS, "c", "new")
+    _, taken = turn(["q"], room=1, connection="new")
+    assert [text for _, _, text in taken] == ["a"]
+    assert turn(["q"], room=5, acked=[tag for tag, _, _ in taken], connection="old") == (0, [])
+    assert not turn.claimed()
+    assert lies_in(turn, "q") == ["b"]
 
 
 _STEPS = st.lists(

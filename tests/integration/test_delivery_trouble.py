@@ -48,3 +48,14 @@ def test_flushed_scripts_under_load_go_unnoticed(fleet: Trouble, load: Publisher
     fleet.until_done(load)
     assert not fleet.book.repeats()
     assert not any("Connection to broker lost" in line for lines in fleet.said().values() for line in lines)
+
+
+def test_a_redis_that_somebody_emptied_is_worked_on(fleet: Trouble, load: Publisher) -> None:
+    """The messages are gone with the rest; who holds what is written anew."""
+    fleet.broker.flushall()
+    emptied = time.time()
+    took = fleet.until_all_work_again(emptied)
+    assert max(took.values()) < BACK_WITHIN_S
+    load.finish()
+    load.sent = {number for number in load.sent if number > max(load.sent) - 20}
+    fleet.until_done(load)
