@@ -6,7 +6,7 @@ PARALLEL ?= -n 3 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint bench chaos clean
+.PHONY: help demo test lint bench chaos trouble clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -35,6 +35,9 @@ bench: $(STAMP)  ## what it costs beside its peers, some minutes; ARGS="breaker 
 
 chaos: $(STAMP)  ## 200 SIGKILLs of loaded workers, about a quarter of an hour; ARGS="--resume FILE --pools solo"
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+trouble: $(STAMP) ## Redis cut off 600 times, frozen, full, failed over under load: the long tests, about ten minutes
+	CELERIAC_CHAOS=1 $(BIN)/python -m pytest -s tests/integration/test_delivery_*.py $(ARGS)
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
