@@ -64,7 +64,7 @@ class Size:
 LONG = Size(
     rounds=11, calls=20_000, remote_calls=200, circuits=1_000,
     load_rounds=5, lap_s=1.5, load_s=4.0, feeders=4, openings=200, watchers=8,
-    work_rounds=5, work_s=3.0, warm_tasks=1_000, filled=30_000, delays=200,
+    work_rounds=3, work_s=3.0, warm_tasks=1_000, filled=30_000, delays=200,
     pools=("prefork", "threads", "solo"), backlogs=(1_000, 100_000, 1_000_000), windows=(1, 4, 100, 1_000),
 )  # fmt: skip
 QUICK = Size(
