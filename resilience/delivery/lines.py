@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -104,6 +104,20 @@ class Line:
         """A command and its reply, waited for."""
         self.send(*words)
         return self.read()
+
+    def ask_all(self, commands: Sequence[bytes]) -> None:
+        """Packed commands in one round trip, replies included. Raises the first of the server's refusals, after all."""
+        if not commands:
+            return
+        refusals = []
+        self.send_packed(b"".join(commands))
+        for _ in commands:
+            try:
+                self.read()
+            except redis.ResponseError as error:  # noqa: PERF203  each has its own, and all must be read
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
 
     def close(self) -> None:
         self.busy, self.client_id = False, 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from resilience.delivery.lines import Line
+from resilience.delivery.lines import Line, Packed
 from resilience.delivery.poller import OwnedPoller
 
 WAIT_S = 2
@@ -19,6 +19,8 @@ WAITED = "w:"
 
 NOT_ALLOWED = -1
 """Instead of a connection's number, for a user who may not ask for it."""
+
+_UNBLOCK = Packed("CLIENT", "UNBLOCK")
 
 
 class IdleWaits:
@@ -63,8 +65,7 @@ class IdleWaits:
             if line.client_id == NOT_ALLOWED:  # what it moved after this turn's look, the next look finds
                 line.close()
                 moved = True
-            else:
-                main.ask("CLIENT", "UNBLOCK", line.client_id)
+        main.ask_all([_UNBLOCK.with_words(line.client_id) for line in waiting if line.busy])
         for line in (line for line in waiting if line.busy):
             with suppress(redis.ResponseError):  # a wait that was refused has moved nothing
                 moved = line.read() is not None or moved
