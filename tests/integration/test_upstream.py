@@ -103,7 +103,7 @@ def test_a_refusing_server_really_closes_its_port_and_opens_the_same_one_again()
 
 
 def test_the_script_starts_again_on_request() -> None:
-    with Upstream([{"for_s": 0.2, "mode": "503"}]) as up:
+    with Upstream([{"for_s": 2.0, "mode": "503"}]) as up:
         assert ask(up.url).status_code == 503
         until(lambda: ask(up.url).status_code == 200)
         assert httpx.post(up.url.replace("/v1", "/__start")).status_code == 204

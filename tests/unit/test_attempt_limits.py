@@ -157,9 +157,10 @@ def test_celerys_soft_time_limit_gets_through_a_wait(soft_limit: Callable[[float
 @pytest.mark.parametrize("where", ["attempt", "wait", "async"])
 def test_ctrl_c_ends_a_program_at_once(where: str) -> None:
     script = """
-        import asyncio, sys, time
+        import asyncio, signal, sys, time
         from tenacity import wait_fixed
         from resilience import with_retry
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
         def attempt():
             print("ready", flush=True)
             time.sleep(20)
