@@ -1,8 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Both need only Python 3.11 and make.
 PYTHON ?= python3
 VENV   ?= .venv
-# Most tests wait for processes of their own: three files at a time keep two cores busy.
-PARALLEL ?= -n 3 --dist loadfile
+# Most tests wait for processes of their own: two files at a time keep two cores busy.
+PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
