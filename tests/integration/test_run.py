@@ -259,7 +259,7 @@ def test_lost_messages_are_sent_again(own_pool: Pool, job: Job) -> None:
 def test_repeats_of_resent_lines_are_removed_and_counted(own_pool: Pool, job: Job) -> None:
     job.write(*(f"line {n}" for n in range(10)))
     client = own_pool.app().backend.client
-    with running(job, own_pool.app(), resend_after_s=0.4) as run:
+    with running(job, own_pool.app(), resend_after_s=2.5) as run:
         until(lambda: client.llen("celery") >= 20)  # nobody works: all are sent twice
         own_pool.start_worker()
         summary = run.result(40)
