@@ -142,6 +142,8 @@ class Held:
         """Its task runs from now on; False if the message may be somebody else's by now: then it must not run."""
         with self._lock:
             if self.lapsed or tag not in self._messages:
+                if tag in self._messages:  # the next beat may renew the lease: then nobody would give it back
+                    self.reconnect_because("it refused to begin a task while its lease had lapsed")
                 return False
             self._unmarked.append(tag)
             if self.blocks or self.begins_on_accept:

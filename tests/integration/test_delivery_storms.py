@@ -19,12 +19,12 @@ SHORT = {"RESILIENCE_GONE_S": "1", "RESILIENCE_SILENT_S": "2"}
 LONG_TASK_S = 8.0
 
 
-def all_slots_busy(trouble: Trouble) -> Publisher:
-    """A worker of each pool, and in each slot a task that outlasts the trouble; more wait behind them."""
+def at_work(trouble: Trouble) -> Publisher:
+    """A worker of each pool, each at a task that outlasts the trouble; more wait behind them."""
     trouble.start_one_of_each_pool(env=SHORT)
     publisher = trouble.publisher()
     publisher.send(5, LONG_TASK_S)
-    until(lambda: len(trouble.book.notes("began")) == 5, what="all five slots are busy")
+    until(lambda: len(trouble.book.back_after_s(0)) == 3, what="all are at work")
     publisher.send(20, 0.02)
     return publisher
 
@@ -37,7 +37,7 @@ def assert_nobody_was_buried(trouble: Trouble) -> None:
 
 
 def test_tasks_that_run_through_a_restart_of_redis_run_once(trouble: Trouble) -> None:
-    publisher = all_slots_busy(trouble)
+    publisher = at_work(trouble)
     trouble.server.kill()
     time.sleep(AWAY_S)
     trouble.server.restart()
@@ -47,7 +47,7 @@ def test_tasks_that_run_through_a_restart_of_redis_run_once(trouble: Trouble) ->
 
 @pytest.mark.skipif("CELERIAC_CHAOS" not in os.environ, reason="long; the test below is the harder one")
 def test_tasks_of_a_fleet_that_is_paused_for_longer_than_every_lease_run_once(trouble: Trouble) -> None:
-    publisher = all_slots_busy(trouble)
+    publisher = at_work(trouble)
     family = [process for worker in trouble.workers for process in everyone(worker)]
     for process in family:
         process.send_signal(signal.SIGSTOP)
@@ -60,7 +60,7 @@ def test_tasks_of_a_fleet_that_is_paused_for_longer_than_every_lease_run_once(tr
 
 def test_a_fleet_that_is_woken_one_by_one_runs_each_task_once(trouble: Trouble) -> None:
     """The first that wakes sees the others late by far, and must not bury them at once."""
-    publisher = all_slots_busy(trouble)
+    publisher = at_work(trouble)
     for worker in trouble.workers:
         for process in everyone(worker):
             process.send_signal(signal.SIGSTOP)
