@@ -20,6 +20,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from resilience.delivery.broker import Broker
+from resilience.delivery.claims import Claims
+from resilience.delivery.held import Held
 from resilience.delivery.unacked import unacked_key
 from resilience.local.pool import EmbeddedPool, PoolLayout
 from resilience.middleware import Resilience
@@ -219,8 +221,11 @@ class Demo:
         return next((worker.owner for worker in live if worker.pid == pid), "")
 
     def _held(self, broker: Broker, owner: str) -> int:
-        key = unacked_key(self._resilience.settings.namespace, owner) if owner else "unacked"
-        return int(broker.client.hlen(broker.key(key)))
+        """Messages in the hands of a worker: its claims, and what kombu's own delivery noted as unacknowledged."""
+        namespace = self._resilience.settings.namespace
+        claimed = len(Claims(broker).tags(Held(namespace, owner))) if owner else 0
+        key = unacked_key(namespace, owner) if owner else "unacked"
+        return claimed + int(broker.client.hlen(broker.key(key)))
 
     def _watch_recovery(self, broker: Broker, last_chance: bool = False) -> None:
         if self._kill_began is None or self.scene.kill is None or self.scene.kill.back_after_s is not None:
