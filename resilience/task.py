@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
+from resilience.delivery.results import tell_retry
 from resilience.quarantine.verdict import give_up
 from signals.receivers import is_under_way, remember
 
@@ -20,6 +21,7 @@ BY_THE_MIDDLEWARE = "by the middleware"
 """The value of `retry_on_worker_lost` when nobody set it: see `resilience.request`."""
 
 _GUARDED = "_celeriac_guarded"
+_RETRIED_FOR = "_celeriac_retried_for"
 _RETRIES_ITSELF = "_celeriac_retries_itself"
 _SPENT_ITS_RETRIES = "_celeriac_spent_its_retries"
 
@@ -45,12 +47,13 @@ class ResilientTask(Task):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return guarded(self, super().__call__, args, kwargs)
 
-    def retry(self, *args: Any, **kwargs: Any) -> Any:
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
         """Celery's retry. A task that calls it has decided for itself; its failure is not retried by the matrix."""
         request = self.request
         setattr(request, _RETRIES_ITSELF, True)
+        setattr(request, _RETRIED_FOR, exc)
         try:
-            return super().retry(*args, **kwargs)
+            return super().retry(args, kwargs, exc, *more, **options)
         except (Retry, Reject, Ignore):
             raise
         except Exception:
@@ -59,7 +62,15 @@ class ResilientTask(Task):
 
     def retry_by_matrix(self, **options: Any) -> Any:
         """Celery's retry, called by the middleware."""
+        setattr(self.request, _RETRIED_FOR, options.get("exc"))
         return super().retry(throw=False, **options)
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Celery's apply_async. The next attempt of the task that is running is sent after its RETRY is stored."""
+        attempt, running = options.get("retries"), self.request_stack.top
+        if attempt and running is not None and options.get("task_id") == running.id and attempt > running.retries:
+            tell_retry(self, running, getattr(running, _RETRIED_FOR, None))
+        return super().apply_async(*args, **options)
 
 
 def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -82,7 +82,12 @@ class Puts(_Base):
             client = self.__dict__.get("_one_client")
             if client is None or client.connection_pool is not self.pool:
                 client = self._one_client = self._create_client()
-        yield client
+        try:
+            yield client
+        except redis.TimeoutError:
+            # Where one connection is half open, the others of its pool are too: each would be waited for in turn.
+            client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     def _prefixed(self, key: str) -> str:
         return f"{self.global_keyprefix}{key}"

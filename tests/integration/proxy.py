@@ -41,7 +41,6 @@ class Proxy:
         self._flows = threading.Event()
         self._flows.set()
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._frozen: set[asyncio.StreamWriter] = set()
         self._accepted = 0
@@ -96,19 +95,16 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self._frozen.clear()
-        await asyncio.sleep(0.05)  # whoever was accepted a moment ago has its task now
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # also those who are just being let in
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=0.1)
         await self._cut()
         await asyncio.sleep(0.05)  # the aborted transports close their sockets in turns of their own
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._accepted += 1
         number = self._accepted
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         try:
             await self._join(number, reader, writer)
@@ -117,7 +113,6 @@ class Proxy:
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
-            self._tasks.discard(task)
 
     async def _join(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection(LOOPBACK, self._to)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
 import psutil
-import pytest
 
 from resilience.testing import WorkerProcess, until
-from tests.integration.trouble_kit import Publisher, Trouble, book_server, trouble
+from tests.integration.trouble_kit import Publisher, Trouble, book_server, long, trouble
 
 __all__ = ["book_server", "trouble"]  # fixtures
 
-AWAY_S = 5.0
+AWAY_S = 4.0
 SHORT = {"RESILIENCE_GONE_S": "1", "RESILIENCE_SILENT_S": "2"}
-LONG_TASK_S = 8.0
+LONG_TASK_S = 6.0
 
 
 def at_work(trouble: Trouble) -> Publisher:
@@ -45,7 +43,7 @@ def test_tasks_that_run_through_a_restart_of_redis_run_once(trouble: Trouble) ->
     assert_nobody_was_buried(trouble)
 
 
-@pytest.mark.skipif("CELERIAC_CHAOS" not in os.environ, reason="long; the test below is the harder one")
+@long
 def test_tasks_of_a_fleet_that_is_paused_for_longer_than_every_lease_run_once(trouble: Trouble) -> None:
     publisher = at_work(trouble)
     family = [process for worker in trouble.workers for process in everyone(worker)]

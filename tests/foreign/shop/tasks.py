@@ -107,3 +107,11 @@ if os.environ.get("SHOP_DEAF"):  # a planted fault: the first connection of a wo
         return 0 if self is first[0] else hears(self)
 
     OwnedTurns._room = deaf_at_first
+
+
+@app.task(bind=True, circuit=False)
+def second_thoughts(self):
+    """Ask for a retry at once, as users write it, then answer."""
+    if not self.request.retries:
+        raise self.retry(countdown=0, exc=ConnectionResetError("connection reset by peer"))
+    return "on second thoughts"
