@@ -1,0 +1,95 @@
+"""What a turn brings: messages, which are handed to the worker; and the word that there are some."""
+
+from __future__ import annotations
+
+import time
+from queue import Empty
+
+import redis
+
+from resilience.delivery.envelope import ENTRY, UnreadableError, read, redelivered
+from resilience.delivery.turns import Turns
+
+UNTOLD_S = 0.05
+"""How long what ended waits while the loop stands still: a kill meanwhile has it run again."""
+
+
+class Arrivals(Turns):
+    """Replies to the turns and to the waits of an idle worker."""
+
+    def _on_turn(self) -> bool:
+        """The reply to a turn: deliver what was taken."""
+        try:
+            taken = self._reply()
+        except redis.ResponseError as error:
+            self._refused(error)
+            taken = []
+        if not taken:
+            raise Empty
+        if self.held.blocks:
+            self._stop_waiting()  # nothing must arrive while the loop stands still
+        unwanted = []
+        for tag, source, raw in taken:
+            if self._queue_of(source) not in self._active_queues:
+                unwanted.append(tag)  # a signal came: the worker consumes no more
+            elif self.held.begin(tag):  # else it went back while the worker was inside the one before it
+                self._deliver(tag, source, raw)
+                self._tell_in_between()
+        for tag in reversed(unwanted):
+            self.held.give_back(tag, redelivered)
+        return True
+
+    def _tell_in_between(self) -> None:
+        """A solo worker runs all that it took in one turn: what ended must not wait for the last of them."""
+        if self.held.blocks and self.held.waits_to_be_told and time.monotonic() - self._main.sent_at > UNTOLD_S:
+            try:
+                self._send(room=0)
+                self._reply()
+            except redis.ResponseError as error:
+                self._refused(error)
+
+    def _queue_of(self, source: str) -> str:
+        return str(source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0])
+
+    def _deliver(self, tag: str, source: str, raw: bytes) -> None:
+        queue = self._queue_of(source)
+        self._queue_cycle.rotate(queue)
+        try:
+            payload = read(raw)
+            payload["properties"]["delivery_tag"] = tag
+            payload[ENTRY] = source, raw
+        except Exception as error:  # noqa: BLE001  whatever a decoder makes of hostile bytes: deep nesting, odd types
+            self._refuse(tag, source, raw, error)
+            return
+        try:
+            self.connection._deliver(payload, queue)  # noqa: SLF001  what kombu's own channels call
+        except UnreadableError as error:
+            self._refuse(tag, source, raw, error.because)
+
+    def _refuse(self, tag: str, source: str, raw: bytes, error: Exception) -> None:
+        """There is no message in these bytes. Without somebody who takes them, that is an error as in kombu."""
+        if self.held.unreadable is None:
+            raise error
+        self.held.unreadable(self.held, tag, source, raw, error)
+
+    def _on_wait(self, source: str) -> bool:
+        try:
+            moved = self._waits.ended(source)
+        except redis.ResponseError as error:
+            self._refused(error)
+            self._idle = False  # nobody will tell that there is a message: the turn after the rest looks
+            raise Empty from None
+        if not moved:
+            raise Empty
+        self._idle, self._moved = False, True
+        return True
+
+    def _stop_waiting(self) -> None:
+        """End all waits; what arrived in the last moment goes back to its source, now or by the next turn."""
+        try:
+            self._moved = self._waits.end(self._main) or self._moved
+            if self._moved:
+                self._send(room=0)
+                self._reply()
+        except redis.ResponseError as error:
+            self._refused(error)
