@@ -1,49 +1,39 @@
 """What happens around one run of a task, where its code runs: admission, the fate of a failure, the outcome.
 
-Decisions are made in `recovery.decide`; this module gathers what they need and carries them out with Celery's own
-means, so that id, chord, callbacks and events stay right.
+What becomes of a failure is decided in `recovery.decide` and carried out in `fates`.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import WorkerLostError
-from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
 
-from resilience import explicit
 from resilience.breaker.calls import run_under
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
-from resilience.errors.classify import classify
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
-from resilience.errors.wrapping import wrap
-from resilience.quarantine.verdict import Verdict, misfit, note
+from resilience.fates import Fates, begins, journey_at, plain_router
 from resilience.recovery.deadline import left_s
-from resilience.recovery.decide import Abandon, FailOver, RetryAfter, Situation, decide
-from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, detour, journey_of, level_in
-from resilience.router import plain_queue, queue_of
+from resilience.recovery.failover import HEADER, Journey, Plan, detour, journey_of, level_in
+from resilience.router import plain_queue
 from resilience.workers.running import RunningAttempt
-from signals.events import Attempt, Result, RetryDecided, TaskAbandoned
+from signals.events import Attempt, Result
 from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.core import Core
-    from resilience.errors.wrapped import WrappedError
 
 logger = logging.getLogger("celeriac")
 
 Listener = Callable[[Attempt], object]
 
 _CONTROL = (Ignore, Reject, Retry)
-_BEGAN = "_celeriac_began"
 
 
 class Runner:
@@ -51,6 +41,7 @@ class Runner:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._fates = Fates(core)
         self._permits: dict[tuple[str, int], Permit] = {}
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
@@ -63,7 +54,7 @@ class Runner:
         Raises DeadlineError for a task that should have begun before, and CircuitOpenError into an eager run, which has
         no message.
         """
-        setattr(request, _BEGAN, time.time())
+        begins(request)
         try:
             self._enter(task, request)
         except (*_CONTROL, CircuitOpenError, DeadlineError):
@@ -78,7 +69,7 @@ class Runner:
         self._keep_deadline(task, request)
         if not self._core.circuits_on:
             return
-        journey = _journey(task, request)
+        journey = journey_at(task, request)
         circuit = plan.circuit_at(level_in(plan, journey))
         attempt = (request.retries or 0) + 1
         try:
@@ -106,7 +97,7 @@ class Runner:
             return
         attempt = (request.retries or 0) + 1
         error = DeadlineError(f"{task.name} was to begin before its deadline, {-left:.1f} s ago; it was not begun")
-        self._abandon(task, request, attempt, error, "its deadline is over", "")
+        self._fates.abandon(task, request, attempt, error, "its deadline is over", "")
         raise error
 
     def _move_away(self, task: Any, request: Any, plan: Plan, journey: Journey, refusal: CircuitOpenError) -> None:
@@ -136,7 +127,7 @@ class Runner:
     def _republish(self, task: Any, request: Any, queue: str, journey: Journey, **options: Any) -> None:
         headers = {**(request.headers or {}), HEADER: journey.header()}
         task.signature_from_request(request, queue=plain_queue(queue), headers=headers, **options).apply_async(
-            router=self._plain_router()
+            router=plain_router(self._core.app)
         )
 
     # -- after a failure ---------------------------------------------------------------------------------------
@@ -144,79 +135,12 @@ class Runner:
     def failed(self, task: Any, request: Any, error: Exception) -> None:
         """Raise what makes Celery retry or move the task; return, as with trouble of our own, to let it fail."""
         try:
-            self._failed(task, request, error)
+            self._fates.failed(task, request, error)
         except _CONTROL:
             raise
         except Exception as trouble:
             if trouble is not error:
                 logger.exception("celeriac: no decision about the failure of %s[%s]", task.name, request.id)
-
-    def _failed(self, task: Any, request: Any, error: Exception) -> None:
-        if isinstance(error, _CONTROL) or not self._core.settings.retries_enabled:
-            return
-        if explicit.decides(task, error):
-            return
-        plan = self._core.plan_for(task.name, task)
-        if plan is None:
-            return
-        journey = _journey(task, request)
-        level = level_in(plan, journey)
-        retries = request.retries or 0
-        fault = misfit(task, request.args, request.kwargs, error)
-        if fault:
-            self._abandon(task, request, retries + 1, error, fault, plan.circuit_at(level))
-            return
-        classified = classify(error, matrix=self._core.matrix)
-        situation = Situation(
-            error=classified,
-            retries=max(0, retries - journey.spent),
-            max_retries=explicit.max_retries(task),
-            next_level=choose_level(plan, self._core.may_pass, level + 1),
-            hops=journey.hop_count,
-            circuit_open=isinstance(error, CircuitOpenError),
-            left_s=left_s(request.headers, time.time()),
-            own_delay_s=explicit.delay_s(task, max(0, retries - journey.spent)),
-        )
-        decision = decide(situation, random.random)
-        if isinstance(decision, RetryAfter) and not self._core.may_retry(plan.circuit_at(level)):
-            decision = decide(replace(situation, budget_spent=True), random.random)
-        attempt = retries + 1
-        match decision:
-            case RetryAfter(delay_s=delay_s):
-                self._core.bus.publish(RetryDecided(request.id, task.name, attempt, classified.category.value, delay_s))
-                _retry(task, error, countdown=delay_s, max_retries=attempt)
-            case FailOver(level=target):
-                queue = plan.queue_at(target, journey.home)
-                reason = f"{classified.category.value} after attempt {attempt}"
-                origin = plan.queue_at(level, journey.home)
-                journey = journey.moved(origin, queue, reason, target, attempt)
-                self._core.tell_moved(request.id, task.name, journey)
-                headers = {**(request.headers or {}), HEADER: journey.header()}
-                _retry(
-                    task, error, countdown=0, max_retries=attempt,
-                    queue=plain_queue(queue), headers=headers, router=self._plain_router(),
-                )  # fmt: skip
-            case Abandon(reason=reason):
-                wrapped = self._abandon(task, request, attempt, error, reason, plan.circuit_at(level))
-                tried = retries > 0 or journey.hop_count > 0 or classified.row.transient
-                note(request, Verdict.of_failure(classified.row.strategy, tried, reason, wrapped))
-
-    def _abandon(
-        self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str
-    ) -> WrappedError:
-        began = getattr(request, _BEGAN, None)
-        elapsed_s = None if began is None else time.time() - began
-        wrapped = wrap(
-            error, attempt=attempt, task_id=request.id, task=task.name, worker=request.hostname,
-            circuit=circuit or None, started_at=began, elapsed_s=elapsed_s, matrix=self._core.matrix,
-        )  # fmt: skip
-        known = wrapped.context
-        event = TaskAbandoned(
-            request.id, task.name, attempt, known.category.value, known.severity.value, describe(error), reason,
-            wrapped.to_json(), wrapped.format_for_logging(f"given up: {reason}"),
-        )  # fmt: skip
-        self._core.bus.publish(event)
-        return wrapped
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
@@ -278,31 +202,8 @@ class Runner:
             except Exception as error:  # noqa: BLE001, PERF203  each listener is on its own, and none may fail the work
                 logger.warning("celeriac: listener %r failed on an attempt: %s", listener, describe(error))
 
-    def _plain_router(self) -> Router:
-        """Celery's own router: the destination is decided already."""
-        app = self._core.app
-        return Router((), app.amqp.queues, create_missing=True, app=app)
-
 
 def _ending(attempt: Attempt) -> Ending:
     if attempt.result is Result.SUCCESS:
         return None  # a success like any call's: it waits for company at the price of a count
     return attempt.error if attempt.result is Result.FAILURE and attempt.error is not None else attempt.result
-
-
-def _journey(task: Any, request: Any) -> Journey:
-    address = request.delivery_info or {}
-    exchange = address.get("exchange")
-    queues = task.app.amqp.queues.consume_from if exchange else {}
-    queue = queue_of(queues, exchange, address.get("routing_key"))
-    return journey_of(request.headers, queue)
-
-
-def _retry(task: Any, error: Exception, **options: Any) -> NoReturn:
-    try:
-        raise task.retry_by_matrix(exc=error, **options)
-    except Reject as refused:
-        # Celery rejects the message for good when its retry cannot be published; that would lose the task.
-        if task.acks_late and isinstance(refused.reason, BROKER_ERRORS):
-            raise Reject(refused.reason, requeue=True) from error
-        raise error from refused  # acknowledged before it began, or no retry is possible: it fails, and says so
