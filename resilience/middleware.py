@@ -32,6 +32,7 @@ from resilience.worker import WorkerLife
 from resilience.workers.farewell import Released, release
 from resilience.workers.health import HealthChecks
 from resilience.workers.registry import Registry, WorkerInfo
+from resilience.workers.rotation import Rotation
 from signals.background import Background
 from signals.bus import Bus
 from signals.receivers import Receivers
@@ -55,7 +56,7 @@ class Resilience:
 
     `res.breakers`: the shared circuits. `res.quarantine`: messages that cannot run. `res.settings`: every option.
     `res.bus`: where sinks subscribe.
-    `res.workers()`: who is alive.
+    `res.workers()`: who is alive. `res.rotation`: whether this worker takes tasks.
     """
 
     app: Celery
@@ -73,6 +74,7 @@ class Resilience:
         self._core = core = Core(app)
         self.runner = Runner(core)
         self._health = HealthChecks(core)
+        self.rotation = Rotation(core.bus)
         app.resilience = self
         app.task_cls = _resilient_base(app.task_cls)
         app._task_from_fun = _adopting(app._task_from_fun)  # noqa: SLF001  an eager run does not finalize the app
@@ -86,7 +88,7 @@ class Resilience:
         app.steps["consumer"].add(gate_for(core, exits))
         verdict.connect()
         Receivers(app, self.runner.observe).connect()
-        WorkerLife(core, self._health, exits, self.runner.observe_dead)
+        WorkerLife(core, self._health, exits, self.rotation, self.runner.observe_dead)
         if app.configured:
             app.add_defaults(self._defaults())
             self._configured()

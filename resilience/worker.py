@@ -33,6 +33,7 @@ from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.later import Later
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
+from resilience.workers.rotation import Rotation
 from resilience.workers.running import RunningAttempt, packed
 from resilience.workers.slots import is_free, running_requests, running_tags, stopping
 from resilience.workers.watchdog import Watchdog
@@ -55,9 +56,11 @@ class WorkerLife:
     `tell_lost` hears of every attempt that another worker of the fleet was running when it died.
     """
 
-    def __init__(self, core: Core, health: HealthChecks, exits: Exits, tell_lost: TellLost) -> None:
+    def __init__(self, core: Core, health: HealthChecks, exits: Exits, rotation: Rotation, tell_lost: TellLost) -> None:
         self._core = core
         self._exits = exits
+        self._rotation = rotation
+        self._said_out = ""
         self._health = health
         self._tell_lost = tell_lost
         self._is_worker = False
@@ -92,6 +95,7 @@ class WorkerLife:
             return
         self._is_worker = True
         owner = identity.pin()
+        self._rotation.begin(owner)
         if settings.recovery_enabled and is_redis(core.app.conf.broker_read_url):
             self._own_what_it_holds(owner)
             pulse = Pulse(
@@ -101,6 +105,7 @@ class WorkerLife:
             self._pulse = self._with_chores(pulse, instance.hostname)
             self._later = Later(settings.namespace, owner, settings.beat_s, pulse.alarm.ring)
             pulse.when_due = self._later.look
+            self._rotation.on_change.append(pulse.beat_now)
             if self._held is not None:
                 core.hands_over = self._later.takes
         logger.info("celeriac: on as %s", owner)
@@ -127,6 +132,7 @@ class WorkerLife:
         pulse.every_beat(lambda _broker, _elapsed_s: self._tell_of_late_ends())
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
+        pulse.every_beat(lambda broker, _elapsed_s: self._tell_rotation(broker))
         pulse.every_beat(self._follow_the_primary)
         pulse.every_beat(self._release_parked)
         if self._held is not None:
@@ -144,6 +150,14 @@ class WorkerLife:
         if self._held is not None:
             self._held.leave()
         raise redis.ConnectionError("Sentinel names another primary")
+
+    def _tell_rotation(self, broker: Broker) -> None:
+        """Others see why this worker takes no tasks. Said with every beat: a record may be made anew meanwhile."""
+        why = self._rotation.why
+        if why or self._said_out:
+            registry = Registry(broker, self._core.settings.namespace)
+            registry.describe_self(identity.owner(), {"out_of_rotation": why})
+            self._said_out = why
 
     def _tell_what_ended(self, broker: Broker) -> None:
         """While the loop does no turns: a worker that is being stopped, or a solo one inside a task."""
@@ -203,6 +217,12 @@ class WorkerLife:
 
     def _connected(self, consumer: Any) -> None:
         """Before the consumer takes its first message on a new connection."""
+        self._stand(consumer)
+        own = own_queue(self._core.settings.namespace, consumer.hostname)
+        if self._rotation.is_worker:
+            self._rotation.attach(consumer, own, self._held)
+
+    def _stand(self, consumer: Any) -> None:
         if self._pulse is None or self._former is None:
             return
         pool = consumer.pool

@@ -147,6 +147,26 @@ class WorkerStalled(Event):
 
 
 @dataclass(frozen=True)
+class WorkerOutOfRotation(Event):
+    """A worker takes no tasks until what is wrong with it, `why`, is over; what it had not begun is on its queue."""
+
+    kind: ClassVar[str] = "worker-out-of-rotation"
+
+    owner: str
+    why: str
+
+
+@dataclass(frozen=True)
+class WorkerBackInRotation(Event):
+    """A worker takes tasks again, after `away_s` seconds."""
+
+    kind: ClassVar[str] = "worker-back-in-rotation"
+
+    owner: str
+    away_s: float
+
+
+@dataclass(frozen=True)
 class WorkerUnhealthy(Event):
     """A live worker missed health checks."""
 

@@ -19,6 +19,10 @@ from resilience.delivery.refusals import Knocks
 class OwnedTurns(Leaving):
     """What a channel with an owner does; mixed into kombu's plain and Sentinel channels."""
 
+    def wake(self) -> None:
+        """Have the loop come round."""
+        self._wake()
+
     def wake_if_elsewhere(self) -> None:
         if threading.get_ident() == self._thread or self._woken or self._main.busy:
             return  # a turn follows anyway, and tells what was noted before this was asked

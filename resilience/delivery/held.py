@@ -43,7 +43,7 @@ class Held:
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
     `stopping`: the worker was told to end and begins nothing any more. `declined`: the server is too old for it.
     `connection` names the one in use: what a former one asked for and comes late takes nothing.
-    `alone`: the tag of a task that runs while nothing else does, "" without one.
+    `alone`: the tag of a task that runs while nothing else does, "" without one. `out`: this worker is out of rotation.
     """
 
     def __init__(self, namespace: str, owner: str, running: Callable[[], set[str]] = set) -> None:
@@ -62,6 +62,7 @@ class Held:
         self.reconnect_why = ""
         self.dropped = 0
         self.alone = ""
+        self.out = False
         self.lease_until = math.inf
         self.say_started: Callable[[], None] = _nothing
         self.connection = ""
@@ -193,13 +194,14 @@ class Held:
             self._returned.append((tag, b"", label))
         return True
 
-    def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> None:
-        """Everything that is not running goes back, newest first, so that it lies in its old order."""
+    def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> list[str]:
+        """Everything that is not running goes back, newest first, so that it lies in its old order. Says what."""
         running = self.running() | self.will_end()
         with self._lock:
-            for tag in reversed(list(self._messages)):
-                if tag not in running:
-                    self.give_back(tag, rewrite)
+            idle = [tag for tag in reversed(list(self._messages)) if tag not in running]
+            for tag in idle:
+                self.give_back(tag, rewrite)
+        return idle
 
     def drop_all_but(self, claimed: set[str]) -> None:
         """Others took over what is not claimed any more; what of it does not run yet shall not."""

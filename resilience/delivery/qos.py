@@ -25,16 +25,17 @@ class OwnedQoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         self.channel.held.ack(delivery_tag)
-        self._forget(delivery_tag)
+        self.forget(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if requeue:
             self.channel.held.give_back(delivery_tag, redelivered)
         else:
             self.channel.held.ack(delivery_tag)
-        self._forget(delivery_tag)
+        self.forget(delivery_tag)
 
-    def _forget(self, delivery_tag: str) -> None:
+    def forget(self, delivery_tag: str) -> None:
+        """It is settled: it takes no place in the window any more."""
         # Kombu notes what is settled and removes it later, as other channels walk through what is delivered.
         self._delivered.pop(delivery_tag, None)
         self.channel.wake_if_elsewhere()

@@ -148,6 +148,8 @@ class Turns(Owning):
 
     def _solitude(self) -> str:
         """What this worker offers to a message that must run alone."""
+        if self.held.out:
+            return ""
         if not len(self.held):
             return "empty"
         return "drain" if time.monotonic() - self._busy_since > BUSY_S else ""

@@ -21,7 +21,10 @@ UNHEALTHY_AFTER = 3
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One live worker. `beat_age_s` since its last pulse; `missed` health checks in a row; `health` in words."""
+    """One live worker. `beat_age_s` since its last pulse; `missed` health checks in a row; `health` in words.
+
+    `out_of_rotation`: why it takes no tasks, "" when it does.
+    """
 
     owner: str
     hostname: str
@@ -34,10 +37,11 @@ class WorkerInfo:
     missed: int
     checked_s_ago: float | None
     stalled: bool = False
+    out_of_rotation: str = ""
 
     @property
     def health(self) -> str:
-        if self.stalled:
+        if self.stalled or self.out_of_rotation:
             return "unhealthy"
         if self.checked_s_ago is None:
             return "unknown"
@@ -189,4 +193,5 @@ def _worker(owner: str, beat_age_s: float, now: float, row: dict[bytes, bytes]) 
         missed=value("missed", 0),
         checked_s_ago=None if answered is None else max(0.0, now - float(answered)),
         stalled=value("stalled", False),
+        out_of_rotation=value("out_of_rotation", ""),
     )

@@ -15,7 +15,9 @@ from signals.events import (
     QuarantineReplayed,
     StoreAway,
     StoreBack,
+    WorkerBackInRotation,
     WorkerDied,
+    WorkerOutOfRotation,
     WorkerStalled,
     WorkerUnhealthy,
 )
@@ -33,7 +35,9 @@ _SHOWN = (
     QuarantineReplayed,
     StoreAway,
     StoreBack,
+    WorkerBackInRotation,
     WorkerDied,
+    WorkerOutOfRotation,
     WorkerStalled,
     WorkerUnhealthy,
 )

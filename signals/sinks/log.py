@@ -18,7 +18,9 @@ from signals.events import (
     StoreBack,
     TaskAbandoned,
     TaskRerouted,
+    WorkerBackInRotation,
     WorkerDied,
+    WorkerOutOfRotation,
     WorkerStalled,
     WorkerUnhealthy,
 )
@@ -70,6 +72,10 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line 
                 f"worker {owner} has free slots and received nothing for {for_s:g} s, {waiting} messages wait: "
                 "it connects anew",
             )
+        case WorkerOutOfRotation(owner=owner, why=why):
+            return logging.ERROR, f"worker {owner} is out of rotation, it takes no tasks: {why}"
+        case WorkerBackInRotation(owner=owner, away_s=away_s):
+            return logging.WARNING, f"worker {owner} is back in rotation after {away_s:.1f} s"
         case WorkerUnhealthy(owner=owner, missed=missed):
             return logging.WARNING, f"worker {owner} missed {missed} health checks"
         case MessageQuarantined() | QuarantineDropped() | QuarantineReplayed() | QuarantineDiscarded():

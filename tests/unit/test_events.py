@@ -24,7 +24,9 @@ from signals.events import (
     StoreBack,
     TaskAbandoned,
     TaskRerouted,
+    WorkerBackInRotation,
     WorkerDied,
+    WorkerOutOfRotation,
     WorkerStalled,
     WorkerUnhealthy,
 )
@@ -90,6 +92,11 @@ _SAMPLES: list[tuple[Event, int, str]] = [
         logging.ERROR,
         "worker host:7:ab has free slots and received nothing for 15 s, 12 messages wait: it connects anew",
     ),
+    (
+        WorkerOutOfRotation("host:7:ab", "the database does not answer"),
+        logging.ERROR, "worker host:7:ab is out of rotation, it takes no tasks: the database does not answer",
+    ),
+    (WorkerBackInRotation("host:7:ab", 3.24), logging.WARNING, "worker host:7:ab is back in rotation after 3.2 s"),
     (WorkerUnhealthy("host:7:ab", 2), logging.WARNING, "worker host:7:ab missed 2 health checks"),
 ]  # fmt: skip
 

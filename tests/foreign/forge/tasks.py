@@ -1,0 +1,54 @@
+"""Somebody's project whose workers depend on a resource of their own: a fire each, which may go out."""
+
+import os
+import threading
+import time
+
+import redis
+from celery import Celery
+from celery.signals import worker_ready
+
+from resilience import Resilience
+
+REDIS = os.environ["FORGE_REDIS"]
+NAME = os.environ.get("FORGE_NAME", "")
+app = Celery("forge", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+res = Resilience(app)
+app.conf.update(worker_prefetch_multiplier=int(os.environ.get("FORGE_PREFETCH", "4")))
+book = redis.Redis.from_url(f"{REDIS}/2", decode_responses=True)
+
+
+@app.task(circuit=False)
+def forge(number, busy_s=0.0):
+    """The book says who did it, and in which order it was begun."""
+    book.rpush("began", number)
+    time.sleep(busy_s)
+    book.rpush(f"forged:{NAME}", number)
+    return number
+
+
+@app.task(circuit=False)
+def hold(number):
+    """Run until the test says go."""
+    book.rpush("began", number)
+    while not book.exists("go"):
+        time.sleep(0.02)
+    book.rpush(f"forged:{NAME}", number)
+
+
+def _obey():
+    """An operator inside the worker: out of rotation while the book says why."""
+    while True:
+        why = book.get(f"out:{NAME}")
+        if why:
+            res.rotation.leave_rotation(why)
+        else:
+            res.rotation.return_to_rotation()
+        time.sleep(0.02)
+
+
+if os.environ.get("FORGE_OBEYS"):
+
+    @worker_ready.connect
+    def obey(**_):
+        threading.Thread(target=_obey, daemon=True).start()
