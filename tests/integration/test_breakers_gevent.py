@@ -32,7 +32,7 @@ _BEGIN = """
 def test_two_hundred_greenlets_in_one_shared_circuit_are_counted_exactly(redis_url: str) -> None:
     script = f"""{_BEGIN}
         policy = BreakerPolicy(consecutive_failures=10_000, minimum_calls=1_000_000)
-        breakers = Breakers.from_url(sys.argv[1], policies={{"a": policy}})
+        breakers = Breakers.from_url(sys.argv[1], timeout_s=2.0, policies={{"a": policy}})
         through, gate = breakers.circuit("a"), Event()
 
         def work(number):
