@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from resilience.delivery.batch import Outcome
 from resilience.delivery.bounded import may_have_been_sent
-from resilience.delivery.original import is_original
+from resilience.delivery.original import is_original, theirs
 from resilience.delivery.publishing import Parcel
 from resilience.sending import Composed, LeanSender, are_everyday, has_any, is_plain
 
@@ -210,7 +210,7 @@ class _Task:
         if task is None:
             return cls(name, None, {})
         kind = type(task)
-        if not (is_original(kind.apply_async, celery_task) and is_original(kind.shadow_name, celery_task)):
+        if not (is_original(theirs(kind, "apply_async"), celery_task) and is_original(kind.shadow_name, celery_task)):
             return None
         if not is_original(kind.AsyncResult, celery_task):
             return None

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
+from resilience.delivery.original import PASSES_ON
 from resilience.delivery.results import tell_retry
 from resilience.quarantine.verdict import give_up
 from signals.receivers import is_under_way, remember
@@ -71,6 +72,8 @@ class ResilientTask(Task):
         if attempt and running is not None and options.get("task_id") == running.id and attempt > running.retries:
             tell_retry(self, running, getattr(running, _RETRIED_FOR, None))
         return super().apply_async(*args, **options)
+
+    setattr(apply_async, PASSES_ON, True)
 
 
 def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
