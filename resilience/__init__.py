@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from resilience.errors.wrapping import wrap
     from resilience.middleware import Resilience
+    from resilience.plans import fallback_task
     from resilience.retry import backoff
     from resilience.retry.call import with_retry
     from resilience.settings import Settings
@@ -48,6 +49,7 @@ _HOMES = {
     "backoff": "resilience.retry.backoff",
     "circuit": "resilience.current",
     "classify": "resilience.errors.classify",
+    "fallback_task": "resilience.plans",
     "rule": "resilience.errors.classify",
     "send_all": "resilience.bulk",
     "wrap": "resilience.errors.wrapping",
@@ -70,6 +72,7 @@ __all__ = [
     "backoff",
     "circuit",
     "classify",
+    "fallback_task",
     "rule",
     "send_all",
     "with_retry",

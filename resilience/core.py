@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from resilience.quarantine.desk import Quarantine
 from resilience.quarantine.place import StorePlace
 from resilience.quarantine.sending import publisher
 from resilience.quarantine.store import Limits
-from resilience.recovery.failover import Journey, Plan
+from resilience.recovery.failover import HEADER, Journey, Plan, journey_of, level_in
 from resilience.recovery.parking import Parking
 from resilience.retry.budget import BudgetRule
 from resilience.retry.fleet import RetryBudgets
@@ -207,6 +208,29 @@ class Core:
         for sentence in near_misses(task):
             logger.warning("celeriac: %s", sentence)
         return plan
+
+    def plan_of_message(self, name: str, headers: Mapping[str, Any] | None, task: Any = None) -> Plan | None:
+        """The plan under which a message of the task `name` runs: that of the task for which it stands in, if it does.
+
+        Where the other task is not known, or knows nothing of this one any more, a substitute has a circuit and no
+        levels.
+        """
+        sent = journey_of(headers, "").task if headers and HEADER in headers else ""
+        if not sent or sent == name:
+            return self.plan_for(name, task)
+        plan = self.plan_for(sent)
+        if plan is not None and plan.has_substitute(name):
+            return plan
+        own = self.plan_for(name, task)
+        return own and replace(own, levels=())
+
+    def name_to_send(self, name: str, headers: Mapping[str, Any]) -> str:
+        """The task that a message must name on the level that its headers say, where it is sent as `name`."""
+        journey = journey_of(headers, "")
+        plan = self.plan_for(journey.task) if journey.task else None
+        if plan is None or not (name == journey.task or plan.has_substitute(name)):
+            return name
+        return plan.task_at(level_in(plan, journey), journey.task)
 
     def forget_plan(self, name: str) -> None:
         """The task changed: read its options again when they are next asked for."""

@@ -18,10 +18,11 @@ from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import Classified, classify
 from resilience.errors.taxonomy import CircuitOpenError
 from resilience.errors.wrapping import wrap
+from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, misfit, note
 from resilience.recovery.deadline import left_s
 from resilience.recovery.decide import Decision, FailOver, RetryAfter, Situation, decide
-from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, journey_of, level_in
+from resilience.recovery.failover import HEADER, Journey, Plan, choose_level, journey_of, level_in, moved_to
 from resilience.router import plain_queue, queue_of
 from signals.events import RetryDecided, TaskAbandoned
 from signals.redact import describe
@@ -46,7 +47,7 @@ class Fates:
             return
         if explicit.decides(task, error):
             return
-        plan = self._core.plan_for(task.name, task)
+        plan = self._core.plan_of_message(task.name, request.headers, task)
         if plan is None:
             return
         journey = journey_at(task, request)
@@ -98,14 +99,19 @@ class Fates:
         self, task: Any, request: Any, plan: Plan, journey: Journey, target: int, category: str, error: Exception
     ) -> NoReturn:
         attempt = (request.retries or 0) + 1
-        queue = plan.queue_at(target, journey.home)
         origin = plan.queue_at(level_in(plan, journey), journey.home)
-        journey = journey.moved(origin, queue, f"{category} after attempt {attempt}", target, attempt)
-        self._core.tell_moved(request.id, task.name, journey)
+        way = moved_to(plan, journey, task.name, target, origin, f"{category} after attempt {attempt}", attempt)
+        self._core.tell_moved(request.id, task.name, way.journey)
         _retry(
-            task, error, countdown=0, max_retries=attempt, queue=plain_queue(queue),
-            headers={**(request.headers or {}), HEADER: journey.header()}, router=plain_router(self._core.app),
+            task, error, countdown=0, max_retries=attempt, queue=plain_queue(way.queue),
+            headers={**(request.headers or {}), HEADER: way.journey.header()}, router=plain_router(self._core.app),
         )  # fmt: skip
+
+    def fail_fast(self, task: Any, request: Any, attempt: int, refusal: CircuitOpenError) -> None:
+        """Its circuit is open and it is to fail then: tell why, before the refusal is raised."""
+        reason = "its circuit is open, and on_open='fail'"
+        wrapped = self.abandon(task, request, attempt, refusal, reason, refusal.name)
+        note(request, Verdict(Reason.FAILED, f"{reason}: {wrapped}", wrapped.to_json()))
 
     def abandon(
         self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str

@@ -2,7 +2,8 @@
 
 It sees a message before a Request exists, on every pool, before ETA and rate limits: no pool slot is used, no prefetch
 bookkeeping is disturbed. A task whose circuit is open is moved, as the raw message, to the first healthy level, else
-to a parking queue. Health checks are answered here too, so a busy pool cannot fail them.
+to a parking queue; where another task stands in for it on the same queue, that one is run instead, here and now.
+Health checks are answered here too, so a busy pool cannot fail them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from celery import bootsteps
 from kombu.utils.encoding import ensure_bytes
 
 from resilience.delivery.eta import is_due
+from resilience.delivery.onward import sent_on
 from resilience.exits import Exits
 from resilience.intake import guard
 from resilience.recovery.deadline import left_s
-from resilience.recovery.failover import HEADER, Plan, detour, journey_of, level_in
+from resilience.recovery.failover import HEADER, Detour, Level, OnOpen, detour, journey_of, level_in
 from resilience.router import queue_of
 from signals.redact import describe
 
@@ -57,13 +59,15 @@ class Gate(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
         self._core = self.core
+        self._stock: dict[str, Strategy] = {}
         for hook in self._core.on_consumer:
             hook(consumer)
         stock = consumer.update_strategies
 
         def update_strategies() -> None:
             stock()
-            for name, strategy in list(consumer.strategies.items()):
+            self._stock = dict(consumer.strategies)
+            for name, strategy in self._stock.items():
                 consumer.strategies[name] = self._around(name, strategy)
 
         consumer.update_strategies = update_strategies
@@ -100,25 +104,22 @@ class Gate(bootsteps.StartStopStep):
         return punctual
 
     def _gated(self, name: str, strategy: Strategy) -> Strategy:
-        plan = self._core.plan_for(name)
-        if plan is None or not self._core.circuits_on:
+        if not self._core.circuits_on:
             return strategy
-        may_enter, circuit = self._core.may_enter, plan.circuit
+        plan, may_enter = self._core.plan_for(name), self._core.may_enter
+        circuit = None if plan is None else plan.circuit
 
         def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
             headers = message.headers or {}
+            begin = strategy
             try:
                 at_home = HEADER not in headers
-                passes = at_home and may_enter(circuit)
-                if (
-                    not passes
-                    and is_due(headers, time.time())
-                    and self._moved(plan, name, message, ack, refused=at_home)
-                ):
-                    return None
+                passes = at_home and (circuit is None or may_enter(circuit))
+                if not passes and is_due(headers, time.time()):
+                    begin = self._elsewhere(name, message, ack, refused=at_home) or strategy
             except Exception as error:  # noqa: BLE001  a mangled message, or no broker: it runs here, where Celery judges it
                 logger.warning("celeriac: the gate let %s pass, it could not move it: %s", name, describe(error))
-            return strategy(message, body, ack, reject, callbacks, **kwargs)
+            return begin(message, body, ack, reject, callbacks, **kwargs)
 
         return gated
 
@@ -132,34 +133,50 @@ class Gate(bootsteps.StartStopStep):
 
         return answered
 
-    def _moved(self, plan: Plan, name: str, message: Any, ack: Any, refused: bool) -> bool:
-        """Move the message if its circuit does not let it pass; False leaves it to run here.
+    def _elsewhere(self, name: str, message: Any, ack: Any, refused: bool) -> Strategy | None:
+        """What to do with a message that its circuit does not let pass; None: nothing, it is to run here.
 
         `refused`: that was asked already. A ramp draws lots, so it is asked once.
         """
-        headers = message.headers
+        headers, core = message.headers, self._core
+        plan = core.plan_of_message(name, headers)
         address = message.delivery_info or {}
         queues = self._consumer.app.amqp.queues.consume_from
         here = queue_of(queues, address.get("exchange"), address.get("routing_key"))
-        if not here:
-            return False
+        if plan is None or plan.on_open is OnOpen.FAIL or not here:
+            return None  # one that fails does so where its code would have run: its result is written there
         journey = journey_of(headers, here)
         circuit = plan.circuit_at(level_in(plan, journey))
-        core = self._core
         if not refused and core.may_enter(circuit):
-            return False
+            return None
         left = left_s(headers, time.time())
         if left is not None and left <= 0:
-            return False  # it is over wherever it goes: here it fails, and says why
+            return None  # it is over wherever it goes: here it fails, and says why
         park = core.parking.queue_for if core.can_park else None
         retries = int(headers.get("retries") or 0)
-        way = detour(plan, journey, here, f"circuit {circuit} open", retries, core.may_pass, park)
-        if way is None or way.queue == here:
-            return False
-        self._publish(message, way.queue, {**headers, HEADER: way.journey.header()})
-        ack(logger, self._consumer.connection_errors)
+        usable = self._is_known if "task" in headers else _is_queue
+        why = f"circuit {circuit} open"
+        way = detour(plan, journey, name, here, why, retries, core.may_pass, park, usable)
+        if way is None or (way.queue == here and way.task == name):
+            return None
+        begin = self._way_to(way, here, message, ack)
         core.tell_moved(str(headers.get("id")), name, way.journey)
-        return True
+        return begin
+
+    def _way_to(self, way: Detour, here: str, message: Any, ack: Any) -> Strategy:
+        headers = {**message.headers, HEADER: way.journey.header()}
+        if "task" in headers:
+            headers["task"] = way.task
+        if way.queue == here and way.task in self._stock:
+            message.headers = headers  # the broker keeps it as it came, so that a killed worker changed nothing
+            return self._stock[way.task]
+        if not sent_on(message, way.queue, headers):
+            self._publish(message, way.queue, headers)
+        ack(logger, self._consumer.connection_errors)
+        return _gone
+
+    def _is_known(self, level: Level) -> bool:
+        return bool(level.queue) or level.task in self._stock or not level.task
 
     def _publish(self, message: Any, queue: str, headers: dict[str, Any]) -> None:
         """The raw message under the same id on another queue; only the route and our header differ."""
@@ -173,3 +190,12 @@ class Gate(bootsteps.StartStopStep):
                 ensure_bytes(message.body), exchange="", routing_key=queue, headers=headers, compression=compression,
                 content_type=message.content_type, content_encoding=message.content_encoding, retry=False, **properties,
             )  # fmt: skip
+
+
+def _is_queue(level: Level) -> bool:
+    """A message of protocol 1 has its name in its body: no other task can stand in for it."""
+    return not level.task
+
+
+def _gone(*_: Any, **__: Any) -> None:
+    """It is on another queue."""

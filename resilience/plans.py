@@ -6,15 +6,15 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from resilience.breaker.policy import check_name
-from resilience.recovery.failover import Plan
+from resilience.recovery.failover import Level, OnOpen, Plan
 from signals.redact import one_line, redact
 
 OWN_PREFIXES = ("celery.", "resilience.")
-OPTIONS = ("circuit", "fallback", "deadline_s", "user_facing")
+OPTIONS = ("circuit", "fallback", "on_open", "deadline_s", "user_facing")
 """The task options that the middleware reads."""
 
 
@@ -31,26 +31,82 @@ def plan_of(task: Any) -> Plan | None:
     circuit = getattr(task, "circuit", None)
     if name.startswith(OWN_PREFIXES):
         return None
-    deadline_s, user_facing = _deadline_s(task, name), _flag(task, name, "user_facing")
+    deadline_s, user_facing, on_open = _deadline_s(task, name), _flag(task, name, "user_facing"), _on_open(task, name)
     if circuit is False:
         if deadline_s is not None:
             raise PlanError(f"task {name}: circuit=False takes it out of the middleware, so deadline_s has no effect")
         return None
-    fallback = getattr(task, "fallback", None) or ()
-    if callable(fallback):
-        fallback = ()  # a method of the user's own base class, which knew the word before we did
-    if isinstance(fallback, str):
-        fallback = (fallback,)
     try:
-        levels = tuple(check_name(queue) for queue in fallback)
-    except (TypeError, ValueError):
-        raise PlanError(f"task {name}: fallback={fallback!r} is not usable: a list of queue names is right") from None
-    if circuit is None:
-        return Plan(_circuit_named_after(name), levels, deadline_s, user_facing)
-    try:
-        return Plan(_given_circuit(circuit), levels, deadline_s, user_facing)
+        circuit = _circuit_named_after(name) if circuit is None else _given_circuit(circuit)
     except ValueError as error:
         raise PlanError(f"task {name}: {error}") from None
+    plan = Plan(circuit, _levels(task, name), deadline_s, user_facing, on_open)
+    try:
+        for level in range(1, len(plan.levels) + 1):
+            check_name(plan.circuit_at(level))
+    except ValueError as error:
+        raise PlanError(f"task {name}: the circuit of a fallback level: {error}") from None
+    return plan
+
+
+def fallback_task(name: str, queue: str | None = None) -> Level:
+    """A fallback level for `fallback=[...]`: the task `name` stands in, with the same arguments, id and result.
+
+    It runs on `queue`; without one, on the queue where the task that it stands in for belongs. Options of its own as
+    `circuit` and `fallback` have no effect there. Raises PlanError.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise PlanError(
+            f"fallback_task({name!r}) is not usable: the name of a task is right, such as 'tasks.chat.offline_reply'"
+        )
+    try:
+        return Level(check_name(queue) if queue is not None else "", name)
+    except ValueError:
+        raise PlanError(f"fallback_task({name!r}, queue={queue!r}) is not usable: queue takes a queue's name") from None
+
+
+def unknown_substitutes(plan: Plan, task: str, known: Collection[str]) -> Iterator[str]:
+    """A sentence for each level of `task` whose substitute no worker of the app could run. `known`: the app's tasks.
+
+    One with a queue of its own may be a task of another app's workers.
+    """
+    for level in plan.levels:
+        if level.task and not level.queue and level.task not in known:
+            near = difflib.get_close_matches(level.task, list(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else "is its module imported by the worker?"
+            yield f"task {task}: fallback_task({level.task!r}) names no task of this app: {hint}"
+
+
+def _levels(task: Any, name: str) -> tuple[Level, ...]:
+    fallback = getattr(task, "fallback", None) or ()
+    if callable(fallback):
+        return ()  # a method of the user's own base class, which knew the word before we did
+    if isinstance(fallback, (str, Level)):
+        fallback = (fallback,)
+    try:
+        levels = tuple(level if isinstance(level, Level) else Level(check_name(level)) for level in fallback)
+    except (TypeError, ValueError):
+        raise PlanError(
+            f"task {name}: fallback={fallback!r} is not usable: a list of queue names, or fallback_task(...), is right"
+        ) from None
+    for number, level in enumerate(levels):
+        if level.task == name:
+            raise PlanError(f"task {name}: fallback_task({name!r}) is the task itself: another task is right")
+        if level.name in [earlier.name for earlier in levels[:number]]:
+            raise PlanError(f"task {name}: its fallback level {level.name} is named twice: once is right")
+    return levels
+
+
+def _on_open(task: Any, name: str) -> OnOpen:
+    value = getattr(task, "on_open", None)
+    if value is None or callable(value):
+        return OnOpen.FAILOVER  # callable: a method of the user's own base class, which knew the word before we did
+    try:
+        return OnOpen(value)
+    except ValueError:
+        raise PlanError(
+            f"task {name}: on_open={value!r} is not usable: 'failover', 'park' or 'fail' is right"
+        ) from None
 
 
 def _given_circuit(circuit: Any) -> str:

@@ -7,7 +7,7 @@ an explicit queue (every retry names the queue it came from) is where it was, no
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from resilience.delivery.representation import represented
 from resilience.delivery.transport import POLICY
 from resilience.delivery.transport import Connection as RepairedConnection
 from resilience.recovery.deadline import DEADLINE_HEADER, deadline_at
-from resilience.recovery.failover import HEADER, choose_level, journey_of, level_in
+from resilience.recovery.failover import HEADER, Level, every, journey_of, level_in, level_to_send_to, moved_to
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -45,10 +45,10 @@ class ResilientRouter(Router):
         self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
     ) -> dict[str, Any]:
         """The publish options with their destination filled in."""
-        plan = self.core.plan_for(name, task_type)
+        headers = options.get("headers") or {}
+        plan = self.core.plan_of_message(name, headers, task_type)
         if plan is None or not plan.levels or not self.core.circuits_on:
             return self._stock(options, name, args, kwargs, task_type)
-        headers = options.get("headers") or {}
         if HEADER in headers:
             home = journey_of(headers, "").home
             if home:
@@ -59,20 +59,23 @@ class ResilientRouter(Router):
         if not home:
             return routed  # an exchange of the user's own with a key: which queue it means is not ours to guess
         journey = journey_of(headers, home)
-        level = choose_level(plan, self.core.may_pass)
-        if level is None:
-            level = 0  # nothing is healthy: the gate at home parks it
-        if level == 0:
-            if journey.level:
-                origin = plan.queue_at(level_in(plan, journey), home)
-                moved = journey.moved(origin, home, "circuit lets pass", 0, 0)
-                routed["headers"] = {**headers, HEADER: moved.header()}
+        level = level_to_send_to(plan, journey, self.core.may_pass, self._usable)
+        if level == 0 and journey.level == 0:
             return routed
-        queue = plan.queue_at(level, home)
-        if journey.level != level:
-            journey = journey.moved(home, queue, f"circuit {plan.circuit} open", level, 0)
+        if level != journey.level:
+            reason = f"circuit {plan.circuit} open" if level else "circuit lets pass"
+            origin = plan.queue_at(level_in(plan, journey), home)
+            journey = moved_to(plan, journey, task_name(name, task_type), level, origin, reason, 0).journey
+        headers = {**headers, HEADER: journey.header()}
+        if level == 0:
+            return {**routed, "headers": headers}
         rest = {key: value for key, value in routed.items() if key not in _DESTINATION}
-        return {**rest, "queue": plain_queue(queue), "headers": {**headers, HEADER: journey.header()}}
+        return {**rest, "queue": plain_queue(plan.queue_at(level, home)), "headers": headers}
+
+    @cached_property
+    def _usable(self) -> Callable[[Level], bool]:
+        """A message of protocol 1 has its name in its body: no other task can stand in for it."""
+        return every if self.app.conf.task_protocol == 2 else _is_queue
 
     def _stock(self, options: dict[str, Any], *message: Any) -> dict[str, Any]:
         if self.routes or options.get("queue"):
@@ -90,6 +93,15 @@ class ResilientRouter(Router):
             queue = self.expand_destination(conf.task_default_queue)["queue"]
             known = self._default = (conf, said, queue)
         return known[2]
+
+
+def _is_queue(level: Level) -> bool:
+    return not level.task
+
+
+def task_name(name: str, task_type: Any) -> str:
+    """The task that is sent: `name` may be one that was given for routing only."""
+    return str(getattr(task_type, "name", None) or name)
 
 
 def destination_of(routed: dict[str, Any]) -> str:
@@ -133,9 +145,14 @@ def resilient_amqp(base: type[AMQP], core: Core) -> type[AMQP]:
                 options["argsrepr"] = represented(args or (), self.argsrepr_maxsize, levels)
             if options.get("kwargsrepr") is None:
                 options["kwargsrepr"] = represented(kwargs or {}, self.kwargsrepr_maxsize, levels)
+            headers = options.get("headers")
+            if headers and HEADER in headers:
+                plan = core.plan_of_message(name, headers)
+                name = core.name_to_send(name, headers)
+            else:
+                plan = core.plan_for(name)
             # Here and not in the router, which does not see the eta; a retry's own header wins over this one.
             message = super().as_task_v2(task_id, name, args, kwargs, *more, **options)
-            plan = core.plan_for(name)
             if plan is not None and plan.deadline_s is not None:
                 message.headers[DEADLINE_HEADER] = deadline_at(message.headers["eta"], time.time(), plan.deadline_s)
             return message

@@ -20,7 +20,7 @@ from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
 from resilience.fates import Fates, begins, journey_at, plain_router
 from resilience.recovery.deadline import left_s
-from resilience.recovery.failover import HEADER, Journey, Plan, detour, journey_of, level_in
+from resilience.recovery.failover import HEADER, Journey, OnOpen, Plan, detour, journey_of, level_in
 from resilience.router import plain_queue
 from resilience.workers.running import RunningAttempt
 from signals.events import Attempt, Result
@@ -52,7 +52,7 @@ class Runner:
         """Admit the run, or move its message elsewhere and raise Ignore. Trouble of our own lets it run.
 
         Raises DeadlineError for a task that should have begun before, and CircuitOpenError into an eager run, which has
-        no message.
+        no message, and for a task with on_open='fail'.
         """
         begins(request)
         try:
@@ -63,7 +63,7 @@ class Runner:
             logger.exception("celeriac: %s[%s] runs unguarded", task.name, request.id)
 
     def _enter(self, task: Any, request: Any) -> None:
-        plan = self._core.plan_for(task.name, task)
+        plan = self._core.plan_of_message(task.name, request.headers, task)
         if plan is None:
             return
         self._keep_deadline(task, request)
@@ -77,6 +77,9 @@ class Runner:
             permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", lease_s, ramp=False)
         except CircuitOpenError as refusal:
             if request.is_eager:
+                raise
+            if plan.on_open is OnOpen.FAIL:
+                self._fates.fail_fast(task, request, attempt, refusal)
                 raise
             self._move_away(task, request, plan, journey, refusal)
         else:
@@ -108,7 +111,7 @@ class Runner:
             return  # its address means no queue of ours: it cannot be moved, so it runs
         try:
             park = core.parking.queue_for if core.can_park else None
-            way = detour(plan, journey, here, str(refusal), retries, core.may_pass, park)
+            way = detour(plan, journey, task.name, here, str(refusal), retries, core.may_pass, park)
             if way is None:
                 self._republish(task, request, here, journey, countdown=max(1.0, refusal.retry_after_s))
             else:
@@ -192,7 +195,7 @@ class Runner:
             self._core.breakers.settle_lost(circuit, permit_id, _ending(attempt), worker)
 
     def _circuit_of(self, task: str, headers: Mapping[str, Any] | None) -> str | None:
-        plan = self._core.plan_for(task)
+        plan = self._core.plan_of_message(task, headers)
         return None if plan is None else plan.circuit_at(level_in(plan, journey_of(headers, "")))
 
     def _tell(self, attempt: Attempt) -> None:

@@ -7,7 +7,7 @@ does a task that calls `self.retry`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from celery import Task
@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from resilience.delivery.original import PASSES_ON
 from resilience.delivery.results import tell_retry
 from resilience.quarantine.verdict import give_up
+from resilience.recovery.failover import Level
 from signals.receivers import is_under_way, remember
 
 BY_THE_MIDDLEWARE = "by the middleware"
@@ -31,7 +32,9 @@ class ResilientTask(Task):
     """Celery's Task with a circuit, fallback levels, and retries by the error matrix.
 
     `circuit`: name of the dependency's circuit; None means the task's own name, False means none.
-    `fallback`: queue names, tried in order when the circuit is open or retries are spent.
+    `fallback`: levels, tried in order when the circuit is open or retries are spent: names of queues, or
+    `fallback_task(...)`.
+    `on_open`: what an open circuit does: "failover" to the levels, else parking; "park" at once; "fail".
     `deadline_s`: seconds after it was sent, or after its eta, within which it must begin; later it fails instead.
     `user_facing`: somebody waits for it, so recovery gets half the time.
     """
@@ -40,7 +43,8 @@ class ResilientTask(Task):
     Request = "resilience.request:ResilientRequest"
 
     circuit: ClassVar[str | bool | None] = None
-    fallback: ClassVar[tuple[str, ...] | list[str]] = ()
+    fallback: ClassVar[Sequence[str | Level] | str | Level] = ()
+    on_open: ClassVar[str] = "failover"
     deadline_s: ClassVar[float | None] = None
     user_facing: ClassVar[bool] = False
     retry_on_worker_lost: ClassVar[bool | str] = BY_THE_MIDDLEWARE

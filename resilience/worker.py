@@ -23,7 +23,7 @@ from resilience.delivery.held import Held, hold_as
 from resilience.delivery.starts import keep_what_is_written, watch, when_terminated
 from resilience.delivery.unacked import FormerConnection, StockUnacked, transport_options
 from resilience.exits import Exits
-from resilience.plans import PlanError
+from resilience.plans import PlanError, unknown_substitutes
 from resilience.poison import condemn
 from resilience.recovery.failover import journey_of, level_in
 from resilience.router import plain_queue
@@ -87,8 +87,7 @@ class WorkerLife:
             return
         try:
             settings = core.settings
-            for name in list(core.app.tasks):
-                core.plan_for(name)
+            _read_plans(core)
         except (SettingsError, PlanError) as error:
             sys.exit(f"celeriac: {error}")
         if not settings.enabled:
@@ -181,10 +180,10 @@ class WorkerLife:
 
     def _running_attempt(self, request: Any) -> RunningAttempt | None:
         task = request.task.name
-        plan = self._core.plan_for(task) if self._core.circuits_on else None
+        headers = request.request_dict
+        plan = self._core.plan_of_message(task, headers) if self._core.circuits_on else None
         if plan is None:
             return None
-        headers = request.request_dict
         retries = headers.get("retries")
         attempt = (retries if isinstance(retries, int) else 0) + 1
         circuit = plan.circuit_at(level_in(plan, journey_of(headers, "")))
@@ -276,6 +275,15 @@ class WorkerLife:
                 broker.close()
         except BROKER_ERRORS as error:
             logger.warning("celeriac: what this worker held goes back by its lapsed pulse: %s", describe(error))
+
+
+def _read_plans(core: Core) -> None:
+    """Raises PlanError for what no worker of this app could do. All its modules are imported by now."""
+    known = list(core.app.tasks)
+    for name in known:
+        plan = core.plan_for(name)
+        for sentence in unknown_substitutes(plan, name, known) if plan is not None else ():
+            raise PlanError(sentence)
 
 
 def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:

@@ -194,6 +194,15 @@ class Held:
             self._returned.append((tag, b"", label))
         return True
 
+    def hand_on(self, tag: str, text: bytes, key: str) -> bool:
+        """It goes to the back of the list `key`, as `text`; False if it is not held any more."""
+        with self._lock:
+            if self._messages.pop(tag, None) is None:
+                return False
+            self._begun.discard(tag)
+            self._returned.append((tag, text, f"to:{key}"))
+        return True
+
     def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> list[str]:
         """Everything that is not running goes back, newest first, so that it lies in its old order. Says what."""
         running = self.running() | self.will_end()

@@ -16,7 +16,8 @@
 --   ARGV[4] "empty": the worker holds nothing, so it may take one of KEYS[4]; "drain": it offers to make room for one
 --   ARGV[5] how many messages were acknowledged, then the tag of each
 --   ARGV[..] how many are returned, then for each its tag, its new text ("": as it is), and where it goes ("": to the
---            front of its source, "<ms>:<task id>": to what is due later, at that time, "alone": to KEYS[4])
+--            front of its source, "<ms>:<task id>": to what is due later, at that time, "alone": to KEYS[4],
+--            "to:<key>": to the back of that list; to the front of its source if that is no list)
 --   ARGV[..] how many tasks began to run, then the tag of each
 --   ARGV[..] name of the connection that asks; without one, nothing may be taken but by whoever speaks for no worker
 -- Reply: { settled too late, first tag taken, "source source ..." (1-based, one per message taken), alone, message... }
@@ -63,6 +64,15 @@ local function delay(source, text, tag, due, id)
   redis.call('ZADD', delayed, 'LT', due, source)
 end
 
+local function hand_on(source, text, target)
+  local kind = target and redis.call('TYPE', target).ok
+  if kind == 'list' or kind == 'none' then
+    redis.call('LPUSH', target, text)
+  else
+    redis.call('RPUSH', source, text)
+  end
+end
+
 local returned = tonumber(ARGV[at])
 for i = at + 1, at + 3 * returned, 3 do
   local tag, text, where = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -76,7 +86,7 @@ for i = at + 1, at + 3 * returned, 3 do
     elseif where == 'alone' then
       redis.call('LPUSH', solitary, #source .. ':' .. source .. text)
     else
-      redis.call('RPUSH', source, text)
+      hand_on(source, text, string.match(where, '^to:(.+)$'))
     end
     redis.call('HDEL', claims, tag)
     redis.call('SREM', started, tag)

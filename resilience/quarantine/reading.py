@@ -105,6 +105,9 @@ def fresh(raw: bytes, queue: str, tag: str, now_s: float, force: bool) -> bytes:
     if expired:
         headers["expires"] = None
     if HEADER in headers:
+        sent = journey_of(headers, "").task
+        if sent:
+            headers["task"] = sent  # another one stood in for it
         headers.pop(HEADER)  # it starts at home: what it went through is told by the record
     if "retries" in headers:
         headers["retries"] = 0

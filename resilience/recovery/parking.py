@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from resilience import lua
+from resilience.delivery.onward import readdressed
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
@@ -110,10 +111,8 @@ def _pairs(batch: list[bytes], home: str) -> list[bytes]:
 
 
 def _addressed(raw: bytes, home: str) -> bytes:
-    """The message as if it had been sent to `home`: retries and requeues go by that address, not by the parking's."""
     try:
-        message = json.loads(raw)
-        message["properties"]["delivery_info"].update(exchange="", routing_key=home)
+        message = readdressed(json.loads(raw), home)
     except (ValueError, KeyError, TypeError, AttributeError):
         return raw  # mangled: the consumer's business
     return json.dumps(message).encode()

@@ -105,6 +105,26 @@ def test_what_is_not_claimed_any_more_cannot_be_returned_twice(turn: Turn) -> No
     assert lies_in(turn, "q") == ["a"]
 
 
+def test_what_is_sent_on_goes_to_the_back_of_the_other_list_once_and_in_order(turn: Turn) -> None:
+    put(turn, "q", "a", "b")
+    put(turn, "other", "earlier")
+    _, taken = turn(["q"], room=2)
+    moves = [(tag, text + "!") for tag, _, text in taken]
+    assert turn(returned=moves, where="to:other")[0] == 0
+    assert turn(returned=moves, where="to:other")[0] == 2, "the answer was lost, so it is told again"
+    assert lies_in(turn, "other") == ["earlier", "a!", "b!"]
+    assert (lies_in(turn, "q"), turn.claimed()) == ([], set())
+
+
+def test_what_is_sent_on_to_a_key_that_is_no_list_goes_back_to_its_queue(turn: Turn) -> None:
+    put(turn, "q", "a")
+    turn.client.set("settings", "dear")
+    _, [(tag, _, _)] = turn(["q"], room=1)
+    assert turn(returned=[(tag, "a!")], where="to:settings") == (0, [])
+    assert lies_in(turn, "q") == ["a!"]
+    assert turn.client.get("settings") == "dear"
+
+
 def test_what_moved_while_it_waited_is_taken_first_or_goes_back(turn: Turn) -> None:
     put(turn, "q", "a", "b")
     turn.client.lmove("q", "wait:q", "RIGHT", "LEFT")

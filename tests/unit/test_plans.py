@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from resilience.breaker.policy import check_name
-from resilience.plans import PlanError, near_misses, plan_of
-from resilience.recovery.failover import Plan
+from resilience.plans import PlanError, fallback_task, near_misses, plan_of, unknown_substitutes
+from resilience.recovery.failover import Level, OnOpen, Plan
 
 
 def _task(name: str = "shop.charge", **options: Any) -> Any:
@@ -21,8 +21,8 @@ def test_a_task_without_options_has_a_circuit_of_its_name() -> None:
 
 
 def test_the_options_name_the_circuit_and_the_fallback_queues() -> None:
-    assert plan_of(_task(circuit="payments", fallback=["b", "c"])) == Plan("payments", ("b", "c"))
-    assert plan_of(_task(circuit="payments", fallback="b")) == Plan("payments", ("b",))
+    assert plan_of(_task(circuit="payments", fallback=["b", "c"])) == Plan("payments", (Level("b"), Level("c")))
+    assert plan_of(_task(circuit="payments", fallback="b")) == Plan("payments", (Level("b"),))
     assert plan_of(_task(circuit="payments", fallback=None)) == Plan("payments")
 
 
@@ -34,7 +34,7 @@ def test_tasks_that_opt_out_celerys_own_and_ours_have_no_plan(task: Any) -> None
 @pytest.mark.parametrize("fallback", [["ok", "not ok"], [1], 5, True, [None], [""]])
 def test_an_unusable_fallback_is_named_with_its_task(fallback: Any) -> None:
     with pytest.raises(
-        PlanError, match=r"^task shop\.charge: fallback=.* is not usable: a list of queue names is right$"
+        PlanError, match=r"^task shop\.charge: fallback=.* is not usable: a list of queue names, or fallback_task"
     ):
         plan_of(_task(fallback=fallback))
 
@@ -99,7 +99,7 @@ def _class_with(**options: Any) -> Any:
 @pytest.mark.parametrize(
     ("option", "meant"),
     [("curcuit", "circuit"), ("circuits", "circuit"), ("fall_back", "fallback"), ("deadline", "deadline_s"),
-     ("userfacing", "user_facing"), ("fallbacks", "fallback")],
+     ("userfacing", "user_facing"), ("fallbacks", "fallback"), ("onopen", "on_open")],
 )  # fmt: skip
 def test_a_near_miss_of_an_option_is_pointed_out(option: str, meant: str) -> None:
     (sentence,) = near_misses(_class_with(**{option: "x"}))
@@ -113,3 +113,61 @@ def test_other_options_are_celerys_business(option: str) -> None:
 
 def test_a_method_that_is_named_nearly_so_is_no_option() -> None:
     assert list(near_misses(_class_with(circuits=lambda self: None))) == []
+
+
+def test_a_level_may_be_another_task_on_a_queue_of_its_own_or_at_home() -> None:
+    plan = plan_of(
+        _task(circuit="chat", fallback=["second", fallback_task("offline"), fallback_task("letter", "paper")])
+    )
+    assert plan == Plan("chat", (Level("second"), Level(task="offline"), Level("paper", "letter")))
+    assert plan_of(_task(circuit="chat", fallback=fallback_task("offline"))) == Plan("chat", (Level(task="offline"),))
+
+
+@pytest.mark.parametrize("name", ["", " ", None, 5, print])
+def test_a_substitute_is_named_by_its_task_name(name: Any) -> None:
+    with pytest.raises(PlanError, match=r"^fallback_task\(.*\) is not usable: the name of a task is right, such as"):
+        fallback_task(name)
+
+
+@pytest.mark.parametrize("queue", ["", "two words", 5])
+def test_a_substitutes_queue_is_a_queues_name(queue: Any) -> None:
+    with pytest.raises(PlanError, match=r"^fallback_task\('offline', queue=.*\) is not usable: queue takes"):
+        fallback_task("offline", queue)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "sentence"),
+    [
+        ([fallback_task("shop.charge")], "fallback_task('shop.charge') is the task itself: another task is right"),
+        (["b", "b"], "its fallback level b is named twice: once is right"),
+        ([fallback_task("my task")], "the circuit of a fallback level: circuit name 'shop.charge@my task' is not"),
+        (["q" * 195], "the circuit of a fallback level: circuit name"),
+    ],
+)
+def test_levels_that_cannot_be_meant_are_refused(fallback: Any, sentence: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        plan_of(_task(fallback=fallback))
+    assert str(caught.value).startswith(f"task shop.charge: {sentence}")
+
+
+def test_a_substitute_that_no_worker_of_the_app_has_is_pointed_out() -> None:
+    plan = Plan("chat", (Level("q"), Level(task="chat.ofline"), Level("other", "app.letter"), Level(task="chat.known")))
+    (sentence,) = unknown_substitutes(plan, "chat", ["chat.offline", "chat.known"])
+    assert sentence == "task chat: fallback_task('chat.ofline') names no task of this app: did you mean chat.offline?"
+    (sentence,) = unknown_substitutes(Plan("chat", (Level(task="x"),)), "chat", ["chat.offline"])
+    assert sentence.endswith("names no task of this app: is its module imported by the worker?")
+
+
+@pytest.mark.parametrize("on_open", ["failover", "park", "fail"])
+def test_on_open_is_part_of_the_plan(on_open: str) -> None:
+    plan = plan_of(_task(on_open=on_open))
+    assert plan is not None
+    assert plan.on_open is OnOpen(on_open)
+
+
+@pytest.mark.parametrize("on_open", ["wait", "", 5, True, "FAIL"])
+def test_an_unusable_on_open_is_named_with_its_task(on_open: Any) -> None:
+    with pytest.raises(
+        PlanError, match=r"^task shop\.charge: on_open=.* is not usable: 'failover', 'park' or 'fail' is right$"
+    ):
+        plan_of(_task(on_open=on_open))

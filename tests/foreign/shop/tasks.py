@@ -8,7 +8,7 @@ import redis
 from billiard.process import current_process
 from celery import Celery, Task
 
-from resilience import Resilience
+from resilience import Resilience, fallback_task
 
 REDIS = os.environ["SHOP_REDIS"]
 app = Celery("shop", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
@@ -18,6 +18,7 @@ app.conf.update(
     worker_prefetch_multiplier=2,
     resilience_circuits={
         "payments": {"open_s": 1.0, "open_max_s": 1.0, "ramp_s": 0.5},
+        "prices": {"open_s": 1.0, "open_max_s": 1.0, "success_threshold": 1, "ramp_s": 0},
         "slow-to-open": {"consecutive_failures": 1000, "minimum_calls": 1000},
     },
 )
@@ -44,6 +45,68 @@ def charge(self, order_id):
 @app.task(circuit="payments", base=Audited)
 def refund(order_id):
     return f"refund {order_id}"
+
+
+def offer(task, item):
+    """An answer that says who gave it, and what of the message came through."""
+    told = task.request.headers or {}
+    return {
+        "item": item,
+        "by": task.name,
+        "on": task.request.delivery_info["routing_key"],
+        "tenant": told.get("tenant"),
+    }
+
+
+@app.task(
+    bind=True,
+    circuit="prices",
+    max_retries=0,
+    fallback=[
+        fallback_task(os.environ.get("SHOP_STAND_IN", "tasks.list_price")),
+        fallback_task("tasks.paper_price", queue="paper"),
+    ],
+)
+def price(self, item):
+    """The price of today, by the price service."""
+    if book.exists("no prices today"):
+        raise ConnectionResetError("connection reset by peer")
+    return offer(self, item)
+
+
+@app.task(bind=True, circuit=False, fallback=["nowhere"])
+def list_price(self, item):
+    """The price of the catalogue; with "come again" in the book it has the price service work again, and retries."""
+    if book.lpop("come again"):
+        book.delete("no prices today")
+        raise self.retry(countdown=0)
+    return offer(self, item)
+
+
+@app.task(bind=True, circuit="paper", fallback=["nowhere"])
+def paper_price(self, item):
+    """A price of last year."""
+    return offer(self, item)
+
+
+@app.task(bind=True, circuit="prices", fallback=["paper"], on_open="park")
+def patient_price(self, item):
+    return offer(self, item)
+
+
+@app.task(bind=True, circuit="prices", fallback=["paper"], on_open="fail")
+def instant_price(self, item):
+    return offer(self, item)
+
+
+@app.task
+def count(answers):
+    return sorted(answer["by"] for answer in answers)
+
+
+@app.task
+def mourn(request, error, traceback):
+    book.rpush("mourned", request.id)
 
 
 @app.task
@@ -115,3 +178,18 @@ def second_thoughts(self):
     if not self.request.retries:
         raise self.retry(countdown=0, exc=ConnectionResetError("connection reset by peer"))
     return "on second thoughts"
+
+
+if os.environ.get("SHOP_TWO_STEPS"):  # a planted fault: the gate publishes, and is killed before it acknowledges
+    from resilience import gate
+
+    publish, published = gate.Gate._publish, []
+
+    def publish_and_die(self, message, queue, headers):
+        publish(self, message, queue, headers)
+        published.append(queue)
+        if len(published) == 10:
+            os.kill(os.getpid(), 9)
+
+    gate.sent_on = lambda message, queue, headers: False
+    gate.Gate._publish = publish_and_die

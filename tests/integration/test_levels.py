@@ -1,0 +1,116 @@
+"""Fallback levels of a foreign project on real workers: another task stands in, and `on_open` says what happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, chord
+from celery.result import AsyncResult
+
+from resilience import Breakers, CircuitOpenError
+from resilience.testing import until
+from tests.integration.conftest import StartWorkers
+
+HOME, LIST, PAPER = "prices", "prices@tasks.list_price", "prices@tasks.paper_price@paper"
+PAPER_LEVEL = "prices@paper"
+WHY = {"actor": "ann", "reason": "the test says so"}
+
+
+@pytest.fixture
+def breakers(shop_redis: str) -> Iterator[Breakers]:
+    made = Breakers.from_url(f"{shop_redis}/0")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stock(shop_redis: str) -> Iterator[Celery]:
+    """A publisher that knows nothing of the middleware, so nothing is routed at publish time."""
+    app = Celery("stock", broker=f"{shop_redis}/0", backend=f"{shop_redis}/1")
+    yield app
+    app.close()
+
+
+def price(stock: Celery, item: int, **options: Any) -> AsyncResult:
+    return stock.send_task("tasks.price", (item,), headers={"tenant": f"t{item}"}, **options)
+
+
+def answered(by: str, on: str, items: range) -> list[dict[str, Any]]:
+    return [{"item": item, "by": f"tasks.{by}", "on": on, "tenant": f"t{item}"} for item in items]
+
+
+def test_another_task_stands_in_while_circuits_are_open_and_the_first_returns_by_itself(
+    stock: Celery, breakers: Breakers, book: redis.Redis, broker: redis.Redis, workers: StartWorkers
+) -> None:
+    breakers.force_open(HOME, **WHY)
+    (first, _) = workers({"name": "w1"}, {"name": "paper", "queues": "paper"})
+
+    sent = [price(stock, item, priority=item % 2 * 3) for item in range(6)]
+    assert [one.get(timeout=20) for one in sent] == answered("list_price", "celery", range(6))
+    assert "moved from celery to tasks.list_price on celery" in first.log()
+
+    header = [stock.signature("tasks.price", (item,), app=stock) for item in range(4)]
+    whole = chord(header, app=stock)(stock.signature("tasks.count", app=stock))
+    assert whole.get(timeout=20) == ["tasks.list_price"] * 4
+
+    breakers.force_open(LIST, **WHY)
+    until(lambda: price(stock, 1).get(timeout=20)["by"] == "tasks.paper_price", what="the next level stands in")
+    sent = [price(stock, item) for item in range(4)]
+    assert [one.get(timeout=20) for one in sent] == answered("paper_price", "paper", range(4))
+
+    breakers.force_open(PAPER, **WHY)
+    until(lambda: price(stock, 1).ready() or broker.keys("*parked.prices*"), what="no level is left")
+    sent = [price(stock, item) for item in range(3)]
+    until(lambda: broker.llen("celeriac.parked.prices|celery") >= 3, what="it waits")
+    for circuit in (LIST, PAPER, HOME):
+        breakers.auto(circuit, **WHY)
+    answers = [one.get(timeout=20) for one in sent]
+    assert [answer["item"] for answer in answers] == [0, 1, 2]
+    assert "tasks.price" in {answer["by"] for answer in answers}, "the name that was sent is back"
+    until(lambda: breakers.get_state(HOME) == "closed", what="the probes close it")
+    assert price(stock, 7).get(timeout=20) == answered("price", "celery", range(7, 8))[0]
+
+    book.set("no prices today", 1)
+    assert price(stock, 8).get(timeout=20) == answered("list_price", "celery", range(8, 9))[0]
+    book.rpush("come again", 1)
+    assert price(stock, 9).get(timeout=20) == answered("price", "celery", range(9, 10))[0], "a retry goes home"
+    assert breakers.snapshot("tasks.list_price") == {}, "its own circuit has no part in it"
+
+
+def test_an_open_circuit_parks_or_fails_a_task_that_says_so(
+    stock: Celery, breakers: Breakers, book: redis.Redis, broker: redis.Redis, workers: StartWorkers
+) -> None:
+    breakers.force_open(HOME, **WHY)
+    workers({"name": "w1"}, {"name": "paper", "queues": "paper"})
+    before = breakers.snapshot(HOME)
+
+    patient = [stock.send_task("tasks.patient_price", (item,)) for item in range(4)]
+    until(lambda: broker.llen("celeriac.parked.prices|celery") == 4, what="they wait, although a level is healthy")
+
+    mourning = stock.signature("tasks.mourn", app=stock)
+    instant = stock.send_task("tasks.instant_price", (1,), link_error=mourning)
+    with pytest.raises(CircuitOpenError, match="prices is forced_open"):
+        instant.get(timeout=20)
+    until(lambda: book.lrange("mourned", 0, -1) == [instant.id], what="its errback ran")
+    header = [stock.signature("tasks.instant_price", (item,), app=stock) for item in range(2)]
+    body = stock.signature("tasks.count", app=stock)
+    with pytest.raises(CircuitOpenError, match="prices is forced_open"):
+        chord(header, app=stock)(body).get(timeout=20)
+    assert breakers.snapshot(HOME)["failures"] == before["failures"], "a refusal is no failure of the circuit"
+
+    breakers.auto(HOME, **WHY)
+    assert [one.get(timeout=20)["by"] for one in patient] == ["tasks.patient_price"] * 4
+    until(lambda: breakers.get_state(HOME) == "closed", what="the parked tasks were its probes")
+    assert "tasks.patient_price" not in json.dumps([str(key) for key in broker.keys("*")])
+    assert stock.send_task("tasks.instant_price", (2,)).get(timeout=20)["by"] == "tasks.instant_price"
+
+
+def test_a_worker_does_not_start_with_a_substitute_that_it_could_not_run(
+    shop_redis: str, workers: StartWorkers
+) -> None:
+    with pytest.raises(AssertionError, match=r"price: fallback_task\('tasks.list_prices'\) names no task of this app"):
+        workers({"name": "w1", "env": {"SHOP_STAND_IN": "tasks.list_prices"}})
