@@ -69,10 +69,11 @@ def inspection_of_a_full_worker(side: Side) -> Any:
     reserved = side.send("add", 1, 1)
     side.until(lambda: side.queued() == 0, "it is reserved")
     side.until(lambda: len(side.names(side.ask("reserved"))) == 2, "both are reserved")
+    active = side.ask("active")
     found = {
-        "active": side.names(side.ask("active")),
+        "active": side.names(active),
         "reserved": side.names(side.ask("reserved")),
-        "known": side.ask("query_task", running[0].id)[running[0].id][0],
+        "known": side.ask("query_task", active[0]["id"])[active[0]["id"]][0],
         "scheduled": side.names(side.ask("scheduled")),
     }
     free(side, "inspect", [*running, reserved])
