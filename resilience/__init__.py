@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resilience.errors.taxonomy import (
         CircuitOpenError,
         ErrorCategory,
+        NotReadyError,
         PermanentError,
         PoolError,
         Severity,
@@ -40,6 +41,7 @@ _HOMES = {
     "ErrorCategory": "resilience.errors.taxonomy",
     "PermanentError": "resilience.errors.taxonomy",
     "NotAllSentError": "resilience.bulk",
+    "NotReadyError": "resilience.errors.taxonomy",
     "PoolError": "resilience.errors.taxonomy",
     "Resilience": "resilience.middleware",
     "Settings": "resilience.settings",
@@ -62,6 +64,7 @@ __all__ = [
     "CircuitOpenError",
     "ErrorCategory",
     "NotAllSentError",
+    "NotReadyError",
     "PermanentError",
     "PoolError",
     "Resilience",

@@ -6,7 +6,7 @@ Nothing that the user set is changed: what the middleware needs goes in as defau
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery import Task
 from celery.utils.imports import symbol_by_name
@@ -14,7 +14,7 @@ from celery.utils.imports import symbol_by_name
 from resilience.breaker.guard import Breakers
 from resilience.bulk import BATCH, send_all
 from resilience.core import Core
-from resilience.delivery.broker import Broker
+from resilience.delivery.broker import Broker, is_redis
 from resilience.delivery.results import BACKENDS
 from resilience.exits import Exits
 from resilience.gate import gate_for
@@ -29,10 +29,12 @@ from resilience.sending import LeanSender
 from resilience.settings import Settings
 from resilience.task import ResilientTask, guarded
 from resilience.worker import WorkerLife
+from resilience.workers.checkout import Checkout, ReadyCheck
 from resilience.workers.farewell import Released, release
 from resilience.workers.health import HealthChecks
 from resilience.workers.registry import Registry, WorkerInfo
 from resilience.workers.rotation import Rotation
+from resilience.workers.turned_away import turn_away
 from signals.background import Background
 from signals.bus import Bus
 from signals.receivers import Receivers
@@ -43,6 +45,8 @@ from signals.sinks.sentry import sentry_sink
 
 if TYPE_CHECKING:
     from celery import Celery
+
+_Probe = TypeVar("_Probe", bound=Callable[[], object])
 
 DEFAULTS = {
     "task_acks_late": True,
@@ -75,6 +79,7 @@ class Resilience:
         self.runner = Runner(core)
         self._health = HealthChecks(core)
         self.rotation = Rotation(core.bus)
+        self.checkout = Checkout(self.rotation)
         app.resilience = self
         app.task_cls = _resilient_base(app.task_cls)
         app._task_from_fun = _adopting(app._task_from_fun)  # noqa: SLF001  an eager run does not finalize the app
@@ -88,7 +93,7 @@ class Resilience:
         app.steps["consumer"].add(gate_for(core, exits))
         verdict.connect()
         Receivers(app, self.runner.observe).connect()
-        WorkerLife(core, self._health, exits, self.rotation, self.runner.observe_dead)
+        WorkerLife(core, self._health, exits, self.rotation, self.checkout, self.runner.observe_dead)
         if app.configured:
             app.add_defaults(self._defaults())
             self._configured()
@@ -114,6 +119,36 @@ class Resilience:
     def bus(self) -> Bus:
         """Where sinks subscribe to events."""
         return self._core.bus
+
+    @overload
+    def ready_check(self, probe: _Probe, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0) -> _Probe: ...
+
+    @overload
+    def ready_check(
+        self, probe: None = None, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0
+    ) -> Callable[[_Probe], _Probe]: ...
+
+    def ready_check(
+        self, probe: _Probe | None = None, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0
+    ) -> _Probe | Callable[[_Probe], _Probe]:
+        """Have every worker ask `probe` whether it can run tasks; a decorator, with or without arguments.
+
+        `probe` passes unless it raises or returns False. The worker's main process calls it, in a thread, before the
+        first task and every `every_s` seconds; a call that takes longer than `timeout_s` fails. While it fails, the
+        worker takes no tasks. `name` is what people read, by default the function's. Raises ValueError for times that
+        are not seconds above 0.
+        """
+        if probe is None:
+            return lambda given: self.ready_check(given, name=name, every_s=every_s, timeout_s=timeout_s)
+        self.checkout.add(ReadyCheck(name or getattr(probe, "__name__", repr(probe)), probe, every_s, timeout_s))
+        return probe
+
+    def turn_away(self, task: Any, request: Any, error: Exception) -> None:
+        """Called where a task raised NotReadyError: raises what has another worker run it; returns to let it fail."""
+        settings, conf = self.settings, self.app.conf
+        if settings.enabled and settings.checkout_enabled:
+            owned = settings.transport_enabled and settings.recovery_enabled and is_redis(conf.broker_read_url)
+            turn_away(task, request, error, settings.checkout_patience_s, owned)
 
     def workers(self) -> list[WorkerInfo]:
         """The live workers. Raises when the broker is away."""

@@ -19,6 +19,7 @@ from resilience.quarantine.verdict import Verdict, arrived
 from resilience.recovery.chords import part_ended
 from resilience.settings import given_by_user
 from resilience.task import BY_THE_MIDDLEWARE
+from resilience.workers.turned_away import SentAgain, TurnedAway, put_back
 from signals.events import Attempt, Result
 from signals.redact import describe, redact
 
@@ -33,6 +34,7 @@ class ResilientRequest(Request):
     _verdict: Verdict | None = None
     """Why the message is quarantined before it is acknowledged, from the failure on until that has happened."""
     _quarantined = False
+    _turned_away = False
     acknowledged: bool
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -99,6 +101,9 @@ class ResilientRequest(Request):
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
+        if isinstance(error, (TurnedAway, SentAgain)):
+            self._turned_away = True
+            self.app.resilience.checkout.found_not_ready(str(error.args[0]))
         if self._verdict is None:
             self._verdict = self._judged(self._verdict_on(exc_info, error))
         try:
@@ -160,7 +165,10 @@ class ResilientRequest(Request):
         """The same for a rejection; with `requeue` it will run again."""
         if requeue:
             self._verdict = None
-        if self._verdict is None or self.acknowledged:
+        if requeue and self._turned_away and not self.acknowledged and put_back(self.message):
+            self.acknowledged = True
+            self.send_event("task-rejected", requeue=True)
+        elif self._verdict is None or self.acknowledged:
             super().reject(requeue)
         else:
             self._quarantine(lambda: self._on_reject(logger, self._connection_errors, False))

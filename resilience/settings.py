@@ -107,6 +107,16 @@ class Settings(BaseModel):
         le=3600,
         description="How long sending a task may take while the broker is away; None: as long as kombu's own waits.",
     )
+    checkout_enabled: bool = Field(
+        default=True,
+        description="Ready checks, and tasks that find their worker not ready go to another one; off: they fail.",
+    )
+    checkout_patience_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="How long a task that finds no ready worker is passed on, to 8 of them at least, before it fails.",
+    )
     health_enabled: bool = Field(default=True, description="Health checks by beat.")
     sentry_enabled: bool = Field(
         default=True,

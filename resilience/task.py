@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from resilience.delivery.original import PASSES_ON
 from resilience.delivery.results import tell_retry
+from resilience.errors.taxonomy import NotReadyError
 from resilience.quarantine.verdict import give_up
 from resilience.recovery.failover import Level
 from signals.receivers import is_under_way, remember
@@ -99,6 +100,8 @@ def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     except Exception as error:
         remember(request, error)
         if not request.is_eager:
+            if isinstance(error, NotReadyError):
+                resilience.turn_away(task, request, error)
             if not getattr(request, _RETRIES_ITSELF, False):
                 runner.failed(task, request, error)
             spent = getattr(request, _SPENT_ITS_RETRIES, False)

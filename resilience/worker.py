@@ -42,6 +42,7 @@ from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.core import Core
+    from resilience.workers.checkout import Checkout
     from resilience.workers.health import HealthChecks
 
 LOOP_TURNS_WITHIN_S = 5.0
@@ -56,8 +57,12 @@ class WorkerLife:
     `tell_lost` hears of every attempt that another worker of the fleet was running when it died.
     """
 
-    def __init__(self, core: Core, health: HealthChecks, exits: Exits, rotation: Rotation, tell_lost: TellLost) -> None:
+    def __init__(
+        self, core: Core, health: HealthChecks, exits: Exits, rotation: Rotation, checkout: Checkout,
+        tell_lost: TellLost,
+    ) -> None:  # fmt: skip
         self._core = core
+        self._checkout = checkout
         self._exits = exits
         self._rotation = rotation
         self._said_out = ""
@@ -219,6 +224,8 @@ class WorkerLife:
         self._stand(consumer)
         own = own_queue(self._core.settings.namespace, consumer.hostname)
         if self._rotation.is_worker:
+            if self._core.settings.checkout_enabled:
+                self._checkout.start()
             self._rotation.attach(consumer, own, self._held)
 
     def _stand(self, consumer: Any) -> None:

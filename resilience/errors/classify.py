@@ -21,6 +21,7 @@ from resilience.errors.taxonomy import (
     MATRIX,
     CircuitOpenError,
     ErrorCategory,
+    NotReadyError,
     PermanentError,
     PoolError,
     Row,
@@ -118,6 +119,8 @@ def _by_own_type(error: PoolError, matrix: Mapping[ErrorCategory, Row], look: Lo
         return (context.category, matrix[context.category]) if is_a(context, ErrorContext) else None
     if is_a(error, CircuitOpenError):
         return _C.CONNECTION, matrix[_C.CONNECTION]
+    if is_a(error, NotReadyError):
+        return _C.RESOURCE, matrix[_C.RESOURCE]
     if is_a(error, PermanentError):
         row = matrix[_C.INVALID_REQUEST]
         return _C.INVALID_REQUEST, row if not row.transient else MATRIX[_C.INVALID_REQUEST]

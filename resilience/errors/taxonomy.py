@@ -99,6 +99,13 @@ class DeadlineError(PermanentError):
     """The task was not begun: its deadline had passed."""
 
 
+class NotReadyError(PoolError):
+    """Raise it (or a subclass) in a task that its worker cannot run now: a connection or another resource is gone.
+
+    The task goes to another worker without spending a retry, and this one takes no tasks until it is ready again.
+    """
+
+
 class CircuitOpenError(PoolError):
     """The circuit lets this call not through now.
 

@@ -8,7 +8,7 @@ import redis
 from celery import Celery
 from celery.signals import worker_ready
 
-from resilience import Resilience
+from resilience import NotReadyError, Resilience
 
 REDIS = os.environ["FORGE_REDIS"]
 NAME = os.environ.get("FORGE_NAME", "")
@@ -18,13 +18,36 @@ app.conf.update(worker_prefetch_multiplier=int(os.environ.get("FORGE_PREFETCH", 
 book = redis.Redis.from_url(f"{REDIS}/2", decode_responses=True)
 
 
-@app.task(circuit=False)
-def forge(number, busy_s=0.0):
-    """The book says who did it, and in which order it was begun."""
-    book.rpush("began", number)
+def lit():
+    """Whether this worker's fire burns. `hangs` in the book makes the question hang."""
+    while book.exists(f"hangs:{NAME}"):
+        time.sleep(0.05)
+    return not book.exists(f"dark:{NAME}")
+
+
+if os.environ.get("FORGE_CHECKS"):
+    res.ready_check(lit, name="fire", every_s=float(os.environ["FORGE_CHECKS"]), timeout_s=0.5)
+
+
+@app.task(bind=True)
+def forge(self, number, busy_s=0.0):
+    """Fails without a fire; the book says who did it."""
+    if not lit():
+        book.rpush(f"refused:{NAME}", number)
+        if os.environ.get("FORGE_DENIES"):
+            raise ConnectionError("the fire is out")
+        raise NotReadyError("the fire is out")
     time.sleep(busy_s)
     book.rpush(f"forged:{NAME}", number)
+    book.rpush("retries", self.request.retries)
     return number
+
+
+@app.task(circuit=False)
+def never(number):
+    """No fire is hot enough for it."""
+    book.rpush("tried", number)
+    raise NotReadyError("no fire is hot enough")
 
 
 @app.task(circuit=False)

@@ -1,0 +1,70 @@
+"""Safe checkout: a worker without its resource takes no tasks, and what it cannot run runs elsewhere unharmed."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilience.testing import until
+from resilience.workers.turned_away import ENOUGH, HEADER
+from tests.integration.forge_kit import Forge, forge
+
+__all__ = ["forge"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_loses_its_resource_under_load_harms_no_task_and_comes_back_with_it(
+    pool: str, forge: Forge
+) -> None:
+    for worker in [forge.worker(name, pool=pool, FORGE_CHECKS="0.5") for name in "ab"]:
+        worker.wait_ready()
+    forge.send("forge", *range(100))
+    until(lambda: forge.forged("a") and forge.forged("b"), what="both are at work")
+    forge.book.set("dark:a", "1")
+    forge.send("forge", *range(100, 400))
+    forge.until_out("a", "its check fire fails: the check said no")
+    before = forge.forged("a")
+    until(lambda: forge.forged("a", "b") == list(range(400)), what="every task ran, once")
+    assert forge.forged("a") == before
+    assert set(forge.book.lrange("retries", 0, -1)) == {"0"}, "no retry was spent"
+
+    forge.book.delete("dark:a")
+    until(lambda: not forge.why_out("a"), what="it is back")
+    forge.send("forge", *range(400, 500))
+    until(lambda: forge.forged("a", "b") == list(range(500)), what="they share again")
+    assert len(forge.forged("a")) > len(before)
+
+
+def test_without_the_mechanism_the_worker_harms_tasks_for_as_long_as_its_resource_is_gone(forge: Forge) -> None:
+    for worker in [
+        forge.worker(name, FORGE_CHECKS="0.5", FORGE_DENIES="1", RESILIENCE_CHECKOUT_ENABLED="0") for name in "ab"
+    ]:
+        worker.wait_ready()
+    forge.book.set("dark:a", "1")
+    forge.send("forge", *range(100))
+    until(lambda: forge.book.llen("refused:a") > 10, what="it goes on taking tasks that it cannot run")
+    assert not forge.why_out("a")
+
+
+def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_check_hangs(forge: Forge) -> None:
+    forge.book.set("dark:a", "1")
+    forge.book.set("hangs:b", "1")
+    for worker in [forge.worker(name, pool="threads", FORGE_CHECKS="0.5") for name in "ab"]:
+        worker.wait_ready()
+    forge.send("forge", *range(20))
+    forge.until_out("a", "the check said no")
+    forge.until_out("b", "no answer for")
+    assert forge.queued == 20, "they were out before they could take one"
+    assert not forge.forged("a", "b")
+    forge.book.delete("dark:a", "hangs:b")
+    until(lambda: forge.forged("a", "b") == list(range(20)), what="all ran")
+    assert forge.book.llen("refused:a") + forge.book.llen("refused:b") == 0
+
+
+def test_a_task_that_was_turned_away_often_and_long_enough_fails_like_any_other(forge: Forge) -> None:
+    forge.worker("a", pool="threads", FORGE_CHECKS="0.2").wait_ready()
+    nearly = {HEADER: [ENOUGH - 1, 0.0]}
+    result = forge.customers.send_task("tasks.never", (1,), headers=nearly)
+    with pytest.raises(Exception, match="no fire is hot enough") as caught:
+        result.get(timeout=20)
+    assert type(caught.value).__name__ == "NotReadyError"
+    assert forge.book.llen("tried") == 2, "once more it was passed on"
