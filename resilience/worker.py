@@ -28,6 +28,7 @@ from resilience.poison import condemn
 from resilience.recovery.failover import journey_of, level_in
 from resilience.router import plain_queue
 from resilience.settings import SettingsError
+from resilience.workers.children import look_after_children
 from resilience.workers.commands import know_delayed
 from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.later import Later
@@ -224,8 +225,8 @@ class WorkerLife:
         self._stand(consumer)
         own = own_queue(self._core.settings.namespace, consumer.hostname)
         if self._rotation.is_worker:
-            if self._core.settings.checkout_enabled:
-                self._checkout.start()
+            if self._core.settings.checkout_enabled and self._checkout.start():
+                self._rotation.on_look.append(look_after_children(consumer.pool, self._rotation))
             self._rotation.attach(consumer, own, self._held)
 
     def _stand(self, consumer: Any) -> None:

@@ -161,10 +161,13 @@ class Checkout:
             )
         self._checks = [*(each for each in self._checks if each.name != check.name), check]
 
-    def start(self) -> None:
-        """In a worker, before it takes its first task: returns when every check was looked at, or took its time."""
+    def start(self) -> bool:
+        """In a worker, before it takes its first task: returns when every check was looked at, or took its time.
+
+        False if it was started before.
+        """
         if self._on:
-            return
+            return False
         self._on = True
         self._lookouts = [Lookout(check, self._heard) for check in self._checks]
         for lookout in self._lookouts:
@@ -172,6 +175,7 @@ class Checkout:
         for lookout in self._lookouts:
             lookout.first.wait(lookout.check.timeout_s + LATE_S)
         self._rotation.on_look.append(self._look)
+        return True
 
     def found_not_ready(self, why: str) -> None:
         """A task found the resource gone: leave at once, and have all checks looked at. From any thread."""

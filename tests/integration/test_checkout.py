@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from resilience.testing import until
+from resilience.workers.children import PATIENCE_S
 from resilience.workers.turned_away import ENOUGH, HEADER
 from tests.integration.forge_kit import Forge, forge
 
@@ -58,6 +61,42 @@ def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_
     forge.book.delete("dark:a", "hangs:b")
     until(lambda: forge.forged("a", "b") == list(range(20)), what="all ran")
     assert forge.book.llen("refused:a") + forge.book.llen("refused:b") == 0
+
+
+def test_tasks_of_a_worker_whose_pool_processes_die_at_birth_run_elsewhere_and_it_returns_when_one_lives(
+    forge: Forge,
+) -> None:
+    worker = forge.worker("a")
+    worker.wait_ready()
+    forge.book.set("cursed:a", "1")
+    for child in worker.children():
+        child.kill()
+    forge.send("forge", *range(20))
+    forge.until_out("a", "none of its pool's processes takes tasks")
+    until(lambda: forge.queued == 20, what="it gave back what it had taken")
+    forge.worker("b").wait_ready()
+    until(lambda: forge.forged("b") == list(range(20)), what="all ran elsewhere")
+    assert not forge.forged("a")
+    forge.book.delete("cursed:a")
+    until(lambda: not forge.why_out("a"), what="its pool lives again")
+    forge.send("hold", *range(20, 40))
+    forge.book.set("go", "1")
+    until(lambda: forge.forged("a", "b") == list(range(40)), what="all ran")
+    assert forge.forged("a")
+
+
+def test_without_the_mechanism_tasks_lie_in_a_worker_whose_pool_processes_die_at_birth(forge: Forge) -> None:
+    worker = forge.worker("a", RESILIENCE_CHECKOUT_ENABLED="0")
+    worker.wait_ready()
+    forge.book.set("cursed:a", "1")
+    for child in worker.children():
+        child.kill()
+    forge.send("forge", *range(5))
+    forge.worker("b").wait_ready()
+    until(lambda: forge.queued == 0, what="they are taken")
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 2 * PATIENCE_S, what="twice what the other one takes")
+    assert len(forge.forged("b")) < 5
 
 
 def test_a_task_that_was_turned_away_often_and_long_enough_fails_like_any_other(forge: Forge) -> None:

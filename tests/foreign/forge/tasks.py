@@ -6,7 +6,7 @@ import time
 
 import redis
 from celery import Celery
-from celery.signals import worker_ready
+from celery.signals import worker_process_init, worker_ready
 
 from resilience import NotReadyError, Resilience
 
@@ -57,6 +57,13 @@ def hold(number):
     while not book.exists("go"):
         time.sleep(0.02)
     book.rpush(f"forged:{NAME}", number)
+
+
+@worker_process_init.connect
+def born(**_):
+    """A pool process of a cursed worker dies at birth."""
+    if book.exists(f"cursed:{NAME}"):
+        os._exit(1)
 
 
 def _obey():
