@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resilience.errors.wrapping import wrap
     from resilience.middleware import Resilience
     from resilience.plans import fallback_task
+    from resilience.recovery.patience import current_patience
     from resilience.retry import backoff
     from resilience.retry.call import with_retry
     from resilience.settings import Settings
@@ -51,6 +52,7 @@ _HOMES = {
     "backoff": "resilience.retry.backoff",
     "circuit": "resilience.current",
     "classify": "resilience.errors.classify",
+    "current_patience": "resilience.recovery.patience",
     "fallback_task": "resilience.plans",
     "rule": "resilience.errors.classify",
     "send_all": "resilience.bulk",
@@ -75,6 +77,7 @@ __all__ = [
     "backoff",
     "circuit",
     "classify",
+    "current_patience",
     "fallback_task",
     "rule",
     "send_all",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import kombu.pools
+from redis import ConnectionPool
 from redis.exceptions import RedisError
 
 from resilience.breaker.guard import Breakers
@@ -25,6 +26,7 @@ from resilience.quarantine.place import StorePlace
 from resilience.quarantine.sending import publisher
 from resilience.quarantine.store import Limits
 from resilience.recovery.failover import HEADER, Journey, Plan, journey_of, level_in
+from resilience.recovery.orchestrator import Recoveries
 from resilience.recovery.parking import Parking
 from resilience.retry.budget import BudgetRule
 from resilience.retry.fleet import RetryBudgets
@@ -59,6 +61,7 @@ class Core:
         self.hands_over: Callable[[Any, Any], bool] = never
         self.on_connected: list[Callable[[Any], None]] = []
         self.on_stopping: list[Callable[[], None]] = []
+        self.frees: list[Callable[[], object]] = [self._close_idle]
         self._plans: dict[str, Plan | None] = {}
 
     @cached_property
@@ -135,6 +138,20 @@ class Core:
         return Parking(self.settings.namespace, self.settings.release_rate, lambda: Broker(self.app))
 
     @cached_property
+    def recoveries(self) -> Recoveries:
+        """What is done about failures beyond retry and failover, and how often what helped; where circuits are on."""
+        return Recoveries(self.breakers, self.bus, self.frees)
+
+    def _close_idle(self) -> None:
+        """Let go of the Redis connections that this process does not use now; they are made anew when needed."""
+        if "breakers" in self.__dict__:
+            self.breakers.shared.client.connection_pool.disconnect(inuse_connections=False)
+        results = vars(self.app.backend).get("client")  # a cached property of the backends that have one
+        pool = getattr(results, "connection_pool", None)
+        if isinstance(pool, ConnectionPool):
+            pool.disconnect(inuse_connections=False)
+
+    @cached_property
     def quarantine(self) -> Quarantine:
         """Where messages lie that cannot run: in the Redis of the broker, else in that of the circuits."""
         settings, app = self.settings, self.app
@@ -184,7 +201,7 @@ class Core:
             self.breakers.close()
         if "quarantine" in self.__dict__:
             self.quarantine.close()
-        made = ("breakers", "budgets", "can_park", "parking", "quarantine")
+        made = ("breakers", "budgets", "can_park", "parking", "quarantine", "recoveries")
         for part in ("settings", "matrix", "circuits_on", "quarantine_on", "task_time_limit", *made):
             self.__dict__.pop(part, None)
         self._plans.clear()

@@ -22,6 +22,7 @@ from resilience.plans import OPTIONS
 from resilience.quarantine import verdict
 from resilience.quarantine.desk import Quarantine
 from resilience.recovery.chords import with_chords_that_go_on
+from resilience.recovery.orchestrator import Recoveries
 from resilience.request import ResilientRequest
 from resilience.router import resilient_amqp
 from resilience.runner import Runner
@@ -46,7 +47,7 @@ from signals.sinks.sentry import sentry_sink
 if TYPE_CHECKING:
     from celery import Celery
 
-_Probe = TypeVar("_Probe", bound=Callable[[], object])
+_Hook = TypeVar("_Hook", bound=Callable[[], object])
 
 DEFAULTS = {
     "task_acks_late": True,
@@ -59,6 +60,7 @@ class Resilience:
     """The middleware of one app. Calling it again for the same app returns the first.
 
     `res.breakers`: the shared circuits. `res.quarantine`: messages that cannot run. `res.settings`: every option.
+    `res.recoveries`: what is done about failures, and how often what helped.
     `res.bus`: where sinks subscribe.
     `res.workers()`: who is alive. `res.rotation`: whether this worker takes tasks.
     """
@@ -116,21 +118,34 @@ class Resilience:
         return self._core.quarantine
 
     @property
+    def recoveries(self) -> Recoveries:
+        """What is under way in the fleet, `active()`, and how often what helped, `counts()`."""
+        return self._core.recoveries
+
+    def on_free_resources(self, hook: _Hook) -> _Hook:
+        """Have `hook()` called in a process that runs out of something: memory, file descriptors, disk. A decorator.
+
+        It has the time budget of a recovery, a few seconds. Then the task is tried again.
+        """
+        self._core.frees.append(hook)
+        return hook
+
+    @property
     def bus(self) -> Bus:
         """Where sinks subscribe to events."""
         return self._core.bus
 
     @overload
-    def ready_check(self, probe: _Probe, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0) -> _Probe: ...
+    def ready_check(self, probe: _Hook, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0) -> _Hook: ...
 
     @overload
     def ready_check(
         self, probe: None = None, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0
-    ) -> Callable[[_Probe], _Probe]: ...
+    ) -> Callable[[_Hook], _Hook]: ...
 
     def ready_check(
-        self, probe: _Probe | None = None, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0
-    ) -> _Probe | Callable[[_Probe], _Probe]:
+        self, probe: _Hook | None = None, *, name: str = "", every_s: float = 5.0, timeout_s: float = 2.0
+    ) -> _Hook | Callable[[_Hook], _Hook]:
         """Have every worker ask `probe` whether it can run tasks; a decorator, with or without arguments.
 
         `probe` passes unless it raises or returns False. The worker's main process calls it, in a thread, before the

@@ -18,10 +18,9 @@ from resilience.breaker.calls import run_under
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
-from resilience.fates import Fates, begins, journey_at, plain_router
+from resilience.fates import Fates, begins, journey_at, republish
 from resilience.recovery.deadline import left_s
-from resilience.recovery.failover import HEADER, Journey, OnOpen, Plan, detour, journey_of, level_in
-from resilience.router import plain_queue
+from resilience.recovery.failover import Journey, OnOpen, Plan, detour, journey_of, level_in
 from resilience.workers.running import RunningAttempt
 from signals.events import Attempt, Result
 from signals.redact import describe
@@ -113,9 +112,9 @@ class Runner:
             park = core.parking.queue_for if core.can_park else None
             way = detour(plan, journey, task.name, here, str(refusal), retries, core.may_pass, park)
             if way is None:
-                self._republish(task, request, here, journey, countdown=max(1.0, refusal.retry_after_s))
+                republish(task, request, here, journey, countdown=max(1.0, refusal.retry_after_s))
             else:
-                self._republish(task, request, way.queue, way.journey)
+                republish(task, request, way.queue, way.journey)
         except BROKER_ERRORS as error:
             if task.acks_late:
                 # The broker is away: the message is still its own, and tries again from the queue it came from.
@@ -126,12 +125,6 @@ class Runner:
         if way is not None:
             core.tell_moved(request.id, task.name, way.journey)
         raise Ignore
-
-    def _republish(self, task: Any, request: Any, queue: str, journey: Journey, **options: Any) -> None:
-        headers = {**(request.headers or {}), HEADER: journey.header()}
-        task.signature_from_request(request, queue=plain_queue(queue), headers=headers, **options).apply_async(
-            router=plain_router(self._core.app)
-        )
 
     # -- after a failure ---------------------------------------------------------------------------------------
 
@@ -156,6 +149,8 @@ class Runner:
         """The receiver's word on how an attempt ended in this process."""
         if not self._settled(attempt) and attempt.result is not Result.NOTHING:
             self._settle_lost(attempt, self._circuit_of(attempt.task, headers))  # it failed before it was admitted
+        if attempt.result is Result.SUCCESS:
+            self._fates.ended_well(attempt.task, headers)
         self._tell(attempt)
 
     def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any] | None) -> None:

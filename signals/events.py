@@ -177,6 +177,44 @@ class WorkerUnhealthy(Event):
 
 
 @dataclass(frozen=True)
+class RecoveryStarted(Event):
+    """A recovery that takes time began: by `strategy`, because of an error of `category`; it may take `budget_s`.
+
+    `id` names it until it ends; `worker` is the one that it is about.
+    """
+
+    kind: ClassVar[str] = "recovery-started"
+
+    id: str
+    strategy: str
+    category: str
+    severity: str
+    task_id: str
+    task: str
+    worker: str
+    circuit: str
+    budget_s: float
+    why: str
+
+
+@dataclass(frozen=True)
+class RecoveryEnded(Event):
+    """A recovery ended, after `took_s`; told once, by who ended it. `trouble`: why it did not succeed."""
+
+    kind: ClassVar[str] = "recovery-ended"
+
+    id: str
+    strategy: str
+    category: str
+    task_id: str
+    task: str
+    worker: str
+    succeeded: bool
+    took_s: float
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
 class MessageQuarantined(Event):
     """A message cannot run, or was given up; it lies in the quarantine as `id`, whole, until an operator decides."""
 

@@ -1,1 +1,1 @@
-"""Subcommands of `celery` that operators type: `celery -A app pool|breaker|quarantine|dashboard`."""
+"""Subcommands of `celery` that operators type: `celery -A app pool|breaker|quarantine|recovery|dashboard`."""

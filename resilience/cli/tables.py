@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from resilience.quarantine.record import Record
+    from resilience.recovery.ledger import Count, Recovery
 
 _COLOURS = {
     "closed": "green",
@@ -86,6 +87,28 @@ def audit_of_quarantine_table(entries: Iterable[Mapping[str, str]], now_s: float
         some = " ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
         who, did, to, why = (entry.get(key, "") for key in ("actor", "action", "to", "reason"))
         _add(table, when, who, did, some, to or "-", why)
+    return table
+
+
+def recoveries_table(found: Iterable[Recovery]) -> Table:
+    """A line per recovery, in the order given."""
+    from resilience.breaker.words import duration
+
+    table = _table("strategy", "state", "since", "left", "worker", "task", "circuit", "severity", "why")
+    for each in found:
+        left_s = each.deadline - each.now
+        left = duration(left_s) if left_s > 0 else "over time"
+        about = (each.worker or "-", f"{each.task}[{each.task_id}]" if each.task else "-", each.circuit or "-")
+        since = duration(max(0.0, each.now - each.since))
+        _add(table, each.strategy, each.step, since, left, *about, each.severity, each.why, state_colour="yellow")
+    return table
+
+
+def counts_table(counts: Iterable[Count]) -> Table:
+    """A line per strategy and category, in the order given."""
+    table = _table("strategy", "category", "initiated", "succeeded", "failed")
+    for each in counts:
+        _add(table, each.strategy, each.category, each.initiated, each.succeeded, each.failed)
     return table
 
 

@@ -13,6 +13,8 @@ from signals.events import (
     QuarantineDiscarded,
     QuarantineDropped,
     QuarantineReplayed,
+    RecoveryEnded,
+    RecoveryStarted,
     RetryDecided,
     StoreAway,
     StoreBack,
@@ -78,6 +80,8 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line 
             return logging.WARNING, f"worker {owner} is back in rotation after {away_s:.1f} s"
         case WorkerUnhealthy(owner=owner, missed=missed):
             return logging.WARNING, f"worker {owner} missed {missed} health checks"
+        case RecoveryStarted() | RecoveryEnded():
+            return _of_a_recovery(event)
         case MessageQuarantined() | QuarantineDropped() | QuarantineReplayed() | QuarantineDiscarded():
             return _of_the_quarantine(event)
         case _:
@@ -88,6 +92,17 @@ def _abandoned(event: TaskAbandoned) -> str:
     why = f" ({event.reason})" if event.reason else ""
     first = f"task {event.task}[{event.task_id}] given up after attempt {event.attempt}{why}"
     return f"{first}: {event.category}: {event.error}" + (f"\n{event.report}" if event.report else "")
+
+
+def _of_a_recovery(event: RecoveryStarted | RecoveryEnded) -> tuple[int, str]:
+    what = f"recovery {event.strategy} of worker {event.worker}" if event.worker else f"recovery {event.strategy}"
+    match event:
+        case RecoveryStarted(why=why, budget_s=budget_s):
+            return logging.WARNING, f"{what} began, for {budget_s:g} s at most ({why})"
+        case RecoveryEnded(succeeded=True, took_s=took_s):
+            return logging.WARNING, f"{what} succeeded after {took_s:.2f} s"
+        case RecoveryEnded(took_s=took_s, trouble=trouble):
+            return logging.ERROR, f"{what} failed after {took_s:.2f} s: {trouble}"
 
 
 def _of_the_quarantine(

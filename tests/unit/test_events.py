@@ -18,6 +18,8 @@ from signals.events import (
     QuarantineDiscarded,
     QuarantineDropped,
     QuarantineReplayed,
+    RecoveryEnded,
+    RecoveryStarted,
     Result,
     RetryDecided,
     StoreAway,
@@ -97,6 +99,15 @@ _SAMPLES: list[tuple[Event, int, str]] = [
         logging.ERROR, "worker host:7:ab is out of rotation, it takes no tasks: the database does not answer",
     ),
     (WorkerBackInRotation("host:7:ab", 3.24), logging.WARNING, "worker host:7:ab is back in rotation after 3.2 s"),
+    (
+        RecoveryStarted("free:1", "free_resources", "resource_error", "critical", "id1", "shop.charge", "", "pay", 5.0,
+                        "resource_error: no memory"),
+        logging.WARNING, "recovery free_resources began, for 5 s at most (resource_error: no memory)",
+    ),
+    (
+        RecoveryEnded("worker:h:7:ab", "reconnect", "connection_error", "id1", "shop.charge", "h:7:ab", True, 0.5),
+        logging.WARNING, "recovery reconnect of worker h:7:ab succeeded after 0.50 s",
+    ),
     (WorkerUnhealthy("host:7:ab", 2), logging.WARNING, "worker host:7:ab missed 2 health checks"),
 ]  # fmt: skip
 
