@@ -18,6 +18,7 @@ from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import Classified, classify
 from resilience.errors.taxonomy import CircuitOpenError, ErrorCategory
 from resilience.errors.wrapping import wrap
+from resilience.identity import owner
 from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, misfit, note
 from resilience.recovery.deadline import left_s
@@ -31,6 +32,7 @@ from resilience.recovery.decide import (
     Quarantine,
     RetryAfter,
     Situation,
+    WorkerAction,
     WorkerView,
     decide,
 )
@@ -135,7 +137,8 @@ class Fates:
         address = request.delivery_info or {}
         queues = task.app.amqp.queues.consume_from
         queue = queue_of(queues, address.get("exchange"), address.get("routing_key"))
-        return self._core.recoveries.tally.failed(circuit, error.category.value, queue if queue in queues else "")
+        view = self._core.recoveries.tally.failed(circuit, error.category.value, queue if queue in queues else "")
+        return replace(view, kept=self._core.settings.worker_restarts)
 
     # -- beside the fate ---------------------------------------------------------------------------------------
 
@@ -145,6 +148,10 @@ class Fates:
             return
         if isinstance(decision.first, FreeResources):
             self._core.recoveries.free_resources(cause, decision.budget_s)
+        if decision.worker is not None and self._core.can_park:  # there is a pulse that does it
+            self._core.recoveries.ask(decision.worker, owner(), cause, decision.budget_s)
+            if decision.worker is WorkerAction.RECONNECT:
+                self._core.recoveries.tally.reconnects(cause.circuit, cause.category)
 
     def _count(self, headers: Any, decision: Decision, category: str) -> None:
         """What was tried before has failed; what is tried now begins."""

@@ -132,6 +132,11 @@ class Settings(BaseModel):
         le=3600,
         description="A worker with free slots that received nothing for so long, although messages wait, reconnects.",
     )
+    worker_restarts: bool = Field(
+        default=False,
+        description="Something starts a worker anew when it ends (Kubernetes, systemd, `pool up` says so itself): one "
+        "that does not come up may be replaced although no other serves its queues.",
+    )
     poison_deaths: int = Field(
         default=3, ge=1, le=1000, description="Workers that a task may have killed before it runs once more, alone."
     )

@@ -30,6 +30,7 @@ from resilience.router import plain_queue
 from resilience.settings import SettingsError
 from resilience.workers.children import look_after_children
 from resilience.workers.commands import know_delayed
+from resilience.workers.conduct import Conduct
 from resilience.workers.health import LoopStamp, own_queue
 from resilience.workers.later import Later
 from resilience.workers.pulse import Pulse, TellLost
@@ -67,6 +68,7 @@ class WorkerLife:
         self._exits = exits
         self._rotation = rotation
         self._said_out = ""
+        self._conduct: Conduct | None = None
         self._health = health
         self._tell_lost = tell_lost
         self._is_worker = False
@@ -138,6 +140,9 @@ class WorkerLife:
         if core.settings.health_enabled:
             pulse.every_beat(lambda broker, _elapsed_s: self._health.tend(broker, hostname, self._loop_turns))
         pulse.every_beat(lambda broker, _elapsed_s: self._tell_rotation(broker))
+        if core.circuits_on:
+            conduct = self._conduct = Conduct(core, pulse.owner, hostname, self._rotation, self._held)
+            pulse.every_beat(lambda broker, _elapsed_s: conduct.tend(broker))
         pulse.every_beat(self._follow_the_primary)
         pulse.every_beat(self._release_parked)
         if self._held is not None:
@@ -228,6 +233,8 @@ class WorkerLife:
             if self._core.settings.checkout_enabled and self._checkout.start():
                 self._rotation.on_look.append(look_after_children(consumer.pool, self._rotation))
             self._rotation.attach(consumer, own, self._held)
+            if self._conduct is not None:
+                self._conduct.connected(consumer)
 
     def _stand(self, consumer: Any) -> None:
         if self._pulse is None or self._former is None:

@@ -215,6 +215,16 @@ class RecoveryEnded(Event):
 
 
 @dataclass(frozen=True)
+class WorkerRecovered(Event):
+    """A worker that was degraded, or taken out of rotation, by a recovery was well for a while: it works as usual."""
+
+    kind: ClassVar[str] = "worker-recovered"
+
+    owner: str
+    after_s: float
+
+
+@dataclass(frozen=True)
 class MessageQuarantined(Event):
     """A message cannot run, or was given up; it lies in the quarantine as `id`, whole, until an operator decides."""
 

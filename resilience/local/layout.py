@@ -109,6 +109,7 @@ def child_specs(
         env.pop(name, None)
     # both directions as well: an app that sets broker_write_url would otherwise publish elsewhere
     env |= dict.fromkeys(_BROKER_VARIABLES, broker_url)
+    env.setdefault("RESILIENCE_WORKER_RESTARTS", "true")  # the supervisor does it
     env["CELERY_RESULT_BACKEND"] = backend_url
     # what a SIGKILLed worker leaves in its temporary folder goes with the pool's
     scratch = data_dir / "tmp"

@@ -25,7 +25,8 @@ Keeps = Literal["matrix", "all", "none"]
 class WorkerView:
     """What is known of the worker where it failed, as far as it serves this queue.
 
-    `streak`: failures of this category in a row there. `others`: live workers beside it; `others_affected`: those of
+    `streak`: failures of this category in a row there; `since_reconnect`: those since it was told to connect anew, None
+    if it was not. `others`: live workers beside it; `others_affected`: those of
     them that report the same now. `kept`: something starts a new worker when this one ends.
     """
 
@@ -33,6 +34,7 @@ class WorkerView:
     others: int = 0
     others_affected: int = 0
     kept: bool = False
+    since_reconnect: int | None = None
 
     @property
     def stands_alone(self) -> bool:
@@ -236,12 +238,8 @@ def _first(situation: Situation, fate: Fate) -> FreeResources | LongerTimeout | 
 
 # -- the worker ----------------------------------------------------------------------------------------------------
 
-Steps = tuple[tuple[int, WorkerAction], ...]
-"""From which streak on what is done, the latest step first."""
-
-_BAD_CONNECTION: Steps = ((6, WorkerAction.DEGRADE), (3, WorkerAction.RECONNECT))
-_DOES_NOT_COME_UP: Steps = ((3, WorkerAction.REPLACE),)
-_MISSES_CHECKS: Steps = ((3, WorkerAction.REMOVE), (1, WorkerAction.DEGRADE))
+_RECONNECT_AT = _DEGRADE_AT = _REPLACE_AT = _REMOVE_AT = 3
+"""Failures in a row."""
 
 
 def about_worker(
@@ -250,12 +248,17 @@ def about_worker(
     """What to do with a worker. Trouble that all workers have is not the worker's."""
     if worker is None or all_workers_affected:
         return None
-    steps: Steps = ()
     match category:
-        case ErrorCategory.CONNECTION if worker.stands_alone:
-            steps = _BAD_CONNECTION
+        case ErrorCategory.CONNECTION if worker.stands_alone and worker.since_reconnect is None:
+            action, at = WorkerAction.RECONNECT, _RECONNECT_AT
+        case ErrorCategory.CONNECTION if worker.stands_alone and worker.since_reconnect is not None:
+            return WorkerAction.DEGRADE if worker.since_reconnect >= _DEGRADE_AT else None
         case ErrorCategory.INITIALIZATION if worker.stands_alone or (worker.others == 0 and worker.kept):
-            steps = _DOES_NOT_COME_UP
+            action, at = WorkerAction.REPLACE, _REPLACE_AT
+        case ErrorCategory.HEALTH_CHECK if worker.streak < _REMOVE_AT or worker.others == worker.others_affected:
+            action, at = WorkerAction.DEGRADE, 1
         case ErrorCategory.HEALTH_CHECK:
-            steps = _MISSES_CHECKS if worker.others > worker.others_affected else _MISSES_CHECKS[1:]
-    return next((action for streak, action in steps if worker.streak >= streak), None)
+            action, at = WorkerAction.REMOVE, _REMOVE_AT
+        case _:
+            return None
+    return action if worker.streak >= at else None

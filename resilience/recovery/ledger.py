@@ -94,9 +94,9 @@ class Ledger:
 
     def begin(
         self, recovery_id: str, strategy: str, cause: Cause, budget_s: float, began_by: str, by: str = "",
-        worker: str = "",
+        worker: str = "", again_s: float = 0.0,
     ) -> int:  # fmt: skip
-        """1: it is written down; 0: it is under way already; -1: too many are."""
+        """1: it is written down; 0: it is under way, or began in the last `again_s` seconds; -1: too many are."""
         fields = {
             "strategy": strategy, "category": cause.category, "severity": cause.severity, "task_id": cause.task_id,
             "task": cause.task, "circuit": cause.circuit, "why": cause.why, "began_by": began_by, "by": by,
@@ -104,8 +104,9 @@ class Ledger:
         }  # fmt: skip
         known = [word for name, value in fields.items() for word in (name, value[:300])]
         count = count_name(INITIATED, strategy, cause.category)
-        args = [recovery_id, _ms(budget_s), _ms(KEPT_S), MOST, count, *known]
-        return int(self._shared.run("recovery_begin.lua", self._keys(recovery_id), args))
+        args = [recovery_id, _ms(budget_s), _ms(KEPT_S), MOST, count, _ms(again_s), *known]
+        keys = [*self._keys(recovery_id), f"{self._key(recovery_id)}:{strategy}:lately"]
+        return int(self._shared.run("recovery_begin.lua", keys, args))
 
     def take(self, recovery: Recovery, by: str, step: str) -> bool:
         """Carry it out from now on, or go on to `step`; False if somebody else does, or it has ended."""
@@ -126,7 +127,7 @@ class Ledger:
         workers serve the queue, and how many of them report the same."""
         calls = [
             (
-                [f"{self._shared.prefix}:affected:{circuit}|{category}|{queue}", self._serving(queue)],
+                [self._affected(circuit, category, queue), self._serving(queue)],
                 [owner, int(has), _ms(REPORT_S), _ms(SERVES_S)],
             )
             for circuit, category, queue, has in reports
@@ -138,6 +139,16 @@ class Ledger:
         """Say that `owner` serves these queues; the ids of the recoveries under way."""
         keys = [self._active, *(self._serving(queue) for queue in queues)]
         return cast("list[str]", self._shared.run("serving.lua", keys, [owner, _ms(SERVES_S)]))
+
+    def suffers(self, owner: str, circuit: str, category: str, queues: Iterable[str], within_s: float) -> bool:
+        """Whether `owner` reported failures of this category through this circuit in the last `within_s` seconds."""
+        pipe = self._shared.client.pipeline(transaction=False)
+        pipe.time()
+        for queue in queues:
+            pipe.zscore(self._affected(circuit, category, queue), owner)
+        (seconds, micros), *reports = pipe.execute()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        return any(report is not None and now_ms - float(report) < _ms(within_s) for report in reports)
 
     def active(self, ids: Iterable[str] | None = None) -> list[Recovery]:
         """What is under way, oldest first; all of it, or what of `ids` is."""
@@ -165,6 +176,9 @@ class Ledger:
             Count(*place, *(numbers.get(what, 0) for what in (INITIATED, SUCCEEDED, FAILED)))
             for place, numbers in sorted(table.items())
         ]
+
+    def _affected(self, circuit: str, category: str, queue: str) -> str:
+        return f"{self._shared.prefix}:affected:{circuit}|{category}|{queue}"
 
     def _serving(self, queue: str) -> str:
         return f"{self._shared.prefix}:serving:{queue}"

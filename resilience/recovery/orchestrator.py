@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FREE_RESOURCES = "free_resources"
 ASK_AGAIN_S = 1.0
 """So long after it asked for something for a worker, a process does not ask for the same again."""
+BEGIN_AGAIN_S = 60.0
+"""So long after something was begun with a worker, the same is not begun again, whoever asks."""
 SAY_EVERY_S = 60.0
 
 Hook = Callable[[], object]
@@ -127,9 +129,8 @@ class Recoveries:
     # -- workers -----------------------------------------------------------------------------------------------
 
     def ask(self, action: WorkerAction, worker: str, cause: Cause, budget_s: float) -> bool:
-        """Have `worker` do this to itself: its pulse finds it written down. False: it is under way, or not possible.
-
-        Never raises; one round trip, at most once in a second for the same.
+        """Have `worker` do this to itself: its pulse finds it written down. False: it is under way, began in the last
+        minute, or Redis is away. Never raises; one round trip, at most once in a second for the same.
         """
         now, recovery_id = time.monotonic(), f"worker:{worker}"
         asked = f"{recovery_id}:{action.value}"
@@ -143,11 +144,14 @@ class Recoveries:
             self._say("too many recoveries are under way, %s of %s is not begun", action.value, worker)
         return reply == 1
 
-    def end(self, recovery: Recovery, by: str, trouble: str = "") -> bool:
-        """End what `by` carries out: it failed if there was `trouble`. False if it is not its any more."""
+    def end(self, recovery: Recovery, by: str, trouble: str = "", took_s: float | None = None) -> bool:
+        """End what `by` carries out: it failed if there was `trouble`. False if it is not its any more.
+
+        `took_s`: since it began, by default what `recovery` says.
+        """
         ended = self.ledger.end(recovery.id, by, recovery.strategy, recovery.category, not trouble)
         if ended:
-            took_s = recovery.now - recovery.since
+            took_s = recovery.now - recovery.since if took_s is None else took_s
             self._tell_ended(recovery.id, recovery.strategy, recovery.cause, recovery.worker, took_s, trouble)
         return ended
 

@@ -36,6 +36,7 @@ class _Trouble:
     untold: bool = True
     others: int = 0
     others_affected: int = 0
+    reconnect_at: int | None = None
 
 
 class Tally:
@@ -79,7 +80,15 @@ class Tally:
             if trouble is None or now - trouble.at > REPORT_S:
                 trouble = self._troubles[circuit, category] = _Trouble(queue, 0, now)
             trouble.streak, trouble.at, trouble.untold = trouble.streak + 1, now, True
-            return WorkerView(trouble.streak, trouble.others, trouble.others_affected)
+            since = None if trouble.reconnect_at is None else trouble.streak - trouble.reconnect_at
+            return WorkerView(trouble.streak, trouble.others, trouble.others_affected, since_reconnect=since)
+
+    def reconnects(self, circuit: str, category: str) -> None:
+        """This worker was told to connect anew because of these failures."""
+        with self._lock:
+            trouble = self._troubles.get((circuit, category))
+            if trouble is not None and trouble.reconnect_at is None:
+                trouble.reconnect_at = trouble.streak
 
     def succeeded(self, circuit: str) -> None:
         """A call through `circuit` ended well: no failure in a row is left."""

@@ -15,8 +15,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 from resilience.delivery.broker import Broker, is_redis
+from resilience.errors.severity import severity_at, time_budget_s
+from resilience.errors.taxonomy import ErrorCategory
+from resilience.recovery.decide import WorkerView, about_worker
+from resilience.recovery.ledger import Cause
 from resilience.router import plain_queue
-from resilience.workers.registry import Registry
+from resilience.workers.registry import Registry, WorkerInfo
 from signals.events import WorkerUnhealthy
 
 if TYPE_CHECKING:
@@ -82,10 +86,12 @@ class HealthChecks:
         broker = broker or self._own_broker()
         settings = self._core.settings
         registry = Registry(broker, settings.namespace)
-        for worker in registry.live():
+        fleet = registry.live()
+        for worker in fleet:
             missed = registry.check_sent(worker, settings.health_timeout_s)
             if missed:
                 self._core.bus.publish(WorkerUnhealthy(worker.owner, missed))
+                self._have_it_act(worker, missed, fleet)
             self._check_task.apply_async(
                 (worker.owner,),
                 queue=plain_queue(own_queue(settings.namespace, worker.hostname)),
@@ -93,6 +99,20 @@ class HealthChecks:
                 connection=broker.connection,
                 retry=False,
             )
+
+    def _have_it_act(self, worker: WorkerInfo, missed: int, fleet: list[WorkerInfo]) -> None:
+        """A worker that misses checks degrades, then leaves the rotation, if others do its work."""
+        core = self._core
+        if not (core.circuits_on and core.can_park):
+            return
+        beside = [each for each in fleet if each.owner != worker.owner and _shares(each, worker)]
+        view = WorkerView(missed, len(beside), sum(each.health == "unhealthy" for each in beside))
+        action = about_worker(ErrorCategory.HEALTH_CHECK, view)
+        row = core.matrix[ErrorCategory.HEALTH_CHECK]
+        if action is not None:
+            why = f"it missed {missed} health checks"
+            cause = Cause(ErrorCategory.HEALTH_CHECK.value, severity_at(row, missed).value, why=why)
+            core.recoveries.ask(action, worker.owner, cause, time_budget_s(row))
 
     def answer_check(self, owner: str, broker: Broker | None = None) -> None:
         """Note in the registry that this worker's main process answered."""
@@ -120,6 +140,10 @@ class HealthChecks:
         if self._broker is None:
             self._broker = Broker(self._core.app)
         return self._broker
+
+
+def _shares(one: WorkerInfo, other: WorkerInfo) -> bool:
+    return bool({*one.queues} & {*other.queues})
 
 
 def _expired(message: dict[str, Any]) -> bool:

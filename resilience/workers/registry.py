@@ -23,7 +23,7 @@ UNHEALTHY_AFTER = 3
 class WorkerInfo:
     """One live worker. `beat_age_s` since its last pulse; `missed` health checks in a row; `health` in words.
 
-    `out_of_rotation`: why it takes no tasks, "" when it does.
+    `out_of_rotation`: why it takes no tasks, "" when it does. `degraded`: why it takes fewer than it could.
     """
 
     owner: str
@@ -38,11 +38,14 @@ class WorkerInfo:
     checked_s_ago: float | None
     stalled: bool = False
     out_of_rotation: str = ""
+    degraded: str = ""
 
     @property
     def health(self) -> str:
         if self.stalled or self.out_of_rotation:
             return "unhealthy"
+        if self.degraded:
+            return "unhealthy" if self.missed >= UNHEALTHY_AFTER else "degraded"
         if self.checked_s_ago is None:
             return "unknown"
         if self.missed >= UNHEALTHY_AFTER:
@@ -167,6 +170,10 @@ class Registry:
         """This worker's main process answered."""
         self._client.hset(self._info(owner), mapping={"answered": time.time(), "missed": 0})
 
+    def missed_checks(self, owner: str) -> int:
+        """How many health checks in a row this worker missed."""
+        return int(cast("bytes | None", self._client.hget(self._info(owner), "missed")) or 0)
+
     def _info(self, owner: str) -> str:
         return f"{self._prefix}:worker:{owner}"
 
@@ -194,4 +201,5 @@ def _worker(owner: str, beat_age_s: float, now: float, row: dict[bytes, bytes]) 
         checked_s_ago=None if answered is None else max(0.0, now - float(answered)),
         stalled=value("stalled", False),
         out_of_rotation=value("out_of_rotation", ""),
+        degraded=value("degraded", ""),
     )

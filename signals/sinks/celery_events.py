@@ -20,6 +20,7 @@ from signals.events import (
     WorkerBackInRotation,
     WorkerDied,
     WorkerOutOfRotation,
+    WorkerRecovered,
     WorkerStalled,
     WorkerUnhealthy,
 )
@@ -42,6 +43,7 @@ _SHOWN = (
     WorkerBackInRotation,
     WorkerDied,
     WorkerOutOfRotation,
+    WorkerRecovered,
     WorkerStalled,
     WorkerUnhealthy,
 )

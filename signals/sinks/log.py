@@ -23,6 +23,7 @@ from signals.events import (
     WorkerBackInRotation,
     WorkerDied,
     WorkerOutOfRotation,
+    WorkerRecovered,
     WorkerStalled,
     WorkerUnhealthy,
 )
@@ -82,6 +83,8 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line 
             return logging.WARNING, f"worker {owner} missed {missed} health checks"
         case RecoveryStarted() | RecoveryEnded():
             return _of_a_recovery(event)
+        case WorkerRecovered(owner=owner, after_s=after_s):
+            return logging.WARNING, f"worker {owner} is well again after {after_s:.1f} s, it works as usual"
         case MessageQuarantined() | QuarantineDropped() | QuarantineReplayed() | QuarantineDiscarded():
             return _of_the_quarantine(event)
         case _:

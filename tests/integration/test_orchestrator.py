@@ -14,8 +14,10 @@ import redis
 from celery import Celery
 
 from resilience import Resilience
-from resilience.recovery.ledger import Count
+from resilience.recovery.decide import WorkerAction
+from resilience.recovery.ledger import Cause, Count
 from resilience.testing import WorkerProcess, until
+from resilience.workers.registry import WorkerInfo
 
 WARD = Path(__file__).parent.parent / "foreign" / "ward"
 StartWard = Callable[..., list[WorkerProcess]]
@@ -92,6 +94,90 @@ def test_without_anything_to_free_the_task_fails_and_so_it_is_counted(ward: Star
     with pytest.raises(MemoryError):
         caller.send_task("tasks.hungry").get(timeout=20)
     until(lambda: counted(caller, "retry") == Count("retry", "resource_error", 1, 0, 1))
+
+
+def test_what_a_killed_process_began_is_ended_by_another_once(
+    ward: StartWard, caller: Celery, book: redis.Redis, shop_redis: str
+) -> None:
+    workers = ward(
+        {"name": "w1", "pool": "threads"}, {"name": "w2", "pool": "threads"}, {"name": "w3", "pool": "threads"}
+    )
+    owners = {worker.hostname.partition("@")[0]: worker.owner for worker in caller.resilience.workers()}
+    names = {owner: name for name, owner in owners.items()}
+
+    book.set("slow to free", 1)
+    fed = caller.send_task("tasks.hungry")
+    [active] = until(caller.resilience.recoveries.active)
+    killed = next(worker for worker in workers if worker.name == names[active.worker])
+    killed.kill()
+    left = [worker for worker in workers if worker is not killed]
+    until(lambda: (count := counted(caller, "free_resources")) and count.failed, what="it is given up")
+    until(lambda: book.get("freeing") == "2", what="another worker runs the task, and frees")
+    book.set("room", 1)  # the retry may run on the third
+    book.delete("slow to free")
+    assert fed.get(timeout=20) == "fed"
+    expected = Count("free_resources", "resource_error", initiated=2, succeeded=1, failed=1)
+    until(lambda: counted(caller, "free_resources") == expected, what=f"{expected}")
+    assert sum(worker.log().count("failed after") for worker in left) == 1
+
+    asker = """
+import os, sys, tasks
+from resilience.recovery.decide import WorkerAction
+from resilience.recovery.ledger import Cause
+cause = Cause("connection_error", "major", circuit="line", why="a test")
+assert tasks.res.recoveries.ask(WorkerAction.DEGRADE, sys.argv[1], cause, 30.0)
+os.kill(os.getpid(), 9)
+"""
+    argv = [sys.executable, "-c", asker, owners[left[0].name]]
+    done = subprocess.run(argv, cwd=WARD, env={**os.environ, "WARD_REDIS": shop_redis}, timeout=60, check=False)
+    assert done.returncode == -9
+    until(lambda: counted(caller, "degrade") == Count("degrade", "connection_error", initiated=1, succeeded=1))
+    assert sum(worker.log().count("recovery degrade of worker") for worker in left) == 1
+    assert not caller.resilience.recoveries.active()
+
+
+def test_a_worker_with_a_dead_line_connects_anew_then_takes_less_until_it_is_well_and_is_replaced_when_asked(
+    ward: StartWard, caller: Celery, book: redis.Redis
+) -> None:
+    bad, good = ward({"name": "bad", "pool": "threads"}, {"name": "good", "pool": "threads"})
+    owners = {worker.hostname: worker.owner for worker in caller.resilience.workers()}
+    book.sadd("dead lines", "bad@test")
+
+    def degraded() -> bool:
+        caller.send_task("tasks.call_out", ignore_result=True)
+        return bool(_info(caller, "bad@test").degraded)
+
+    until(degraded, 30.0, "bad says that it is degraded")
+    assert "recovery reconnect of worker" in bad.log()
+    assert "recovery " not in good.log()
+    assert book.get("answered on good@test")
+    assert _info(caller, "bad@test").health == "degraded"
+    until(lambda: _window(caller, "bad@test") == 2, what="no more than it has slots for")
+    assert _window(caller, "good@test") == 8
+
+    book.delete("dead lines")
+    until(lambda: not _info(caller, "bad@test").degraded, 40.0, "bad is well again")
+    assert "is well again" in bad.log()
+    until(lambda: _window(caller, "bad@test") == 8, what="it takes as much as before")
+
+    recoveries, cause = caller.resilience.recoveries, Cause("initialization_error", "critical", why="a test")
+    assert recoveries.ask(WorkerAction.REPLACE, owners["bad@test"], cause, 30.0)
+    until(lambda: bad.returncode == 0, what="bad left, for its keeper to start a new one")
+    assert recoveries.ask(WorkerAction.REPLACE, owners["good@test"], cause, 30.0)
+    until(lambda: counted(caller, "replace") == Count("replace", "initialization_error", 2, 1, 1))
+    assert "no other worker serves celery" in good.log()
+    assert caller.send_task("tasks.call_out").get(timeout=20) is None
+    until(lambda: counted(caller, "reconnect") == Count("reconnect", "connection_error", 1, 1, 0))
+
+
+def _info(app: Celery, hostname: str) -> WorkerInfo:
+    return next(worker for worker in app.resilience.workers() if worker.hostname == hostname)
+
+
+def _window(app: Celery, hostname: str) -> int:
+    """How many messages the worker holds at most."""
+    answers = app.control.inspect([hostname], timeout=5.0).stats() or {}
+    return int(answers.get(hostname, {}).get("prefetch_count", -1))
 
 
 def _command(url: str, *words: str) -> str:

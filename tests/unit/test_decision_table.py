@@ -142,7 +142,10 @@ ALONE, HEALTHY, HALF, ALL = (
 @pytest.mark.parametrize(
     ("category", "view", "by_streak"),
     [
-        (_C.CONNECTION, HEALTHY, {2: None, 3: WorkerAction.RECONNECT, 6: WorkerAction.DEGRADE}),
+        (_C.CONNECTION, HEALTHY, {2: None, 3: WorkerAction.RECONNECT, 9: WorkerAction.RECONNECT}),
+        (_C.CONNECTION, replace(HEALTHY, since_reconnect=2), {5: None, 9: None}),
+        (_C.CONNECTION, replace(HEALTHY, since_reconnect=3), {6: WorkerAction.DEGRADE}),
+        (_C.CONNECTION, replace(HALF, since_reconnect=3), {6: None}),
         (_C.CONNECTION, HALF, {3: None, 9: None}),
         (_C.CONNECTION, ALONE, {3: None, 9: None}),
         (_C.INITIALIZATION, HEALTHY, {2: None, 3: WorkerAction.REPLACE}),

@@ -29,6 +29,7 @@ from signals.events import (
     WorkerBackInRotation,
     WorkerDied,
     WorkerOutOfRotation,
+    WorkerRecovered,
     WorkerStalled,
     WorkerUnhealthy,
 )
@@ -108,6 +109,7 @@ _SAMPLES: list[tuple[Event, int, str]] = [
         RecoveryEnded("worker:h:7:ab", "reconnect", "connection_error", "id1", "shop.charge", "h:7:ab", True, 0.5),
         logging.WARNING, "recovery reconnect of worker h:7:ab succeeded after 0.50 s",
     ),
+    (WorkerRecovered("h:7:ab", 12.34), logging.WARNING, "worker h:7:ab is well again after 12.3 s, it works as usual"),
     (WorkerUnhealthy("host:7:ab", 2), logging.WARNING, "worker host:7:ab missed 2 health checks"),
 ]  # fmt: skip
 

@@ -37,8 +37,8 @@ if not os.environ.get("WARD_KEEPS_ALL"):
 
 @app.task(circuit="memory")
 def hungry():
-    """Needs the memory that the cache fills."""
-    if cache:
+    """Needs the memory that the cache fills, unless the book says that there is room everywhere."""
+    if cache and not book.exists("room"):
         raise MemoryError("no room left")
     return "fed"
 
