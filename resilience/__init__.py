@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from resilience.recovery.patience import current_patience
     from resilience.retry import backoff
     from resilience.retry.call import with_retry
+    from resilience.services import NoServiceError, Service, Services
     from resilience.settings import Settings
 
 _HOMES = {
@@ -42,9 +43,12 @@ _HOMES = {
     "ErrorCategory": "resilience.errors.taxonomy",
     "PermanentError": "resilience.errors.taxonomy",
     "NotAllSentError": "resilience.bulk",
+    "NoServiceError": "resilience.services",
     "NotReadyError": "resilience.errors.taxonomy",
     "PoolError": "resilience.errors.taxonomy",
     "Resilience": "resilience.middleware",
+    "Service": "resilience.services",
+    "Services": "resilience.services",
     "Settings": "resilience.settings",
     "Severity": "resilience.errors.taxonomy",
     "Strategy": "resilience.errors.taxonomy",
@@ -65,11 +69,14 @@ __all__ = [
     "Breakers",
     "CircuitOpenError",
     "ErrorCategory",
+    "NoServiceError",
     "NotAllSentError",
     "NotReadyError",
     "PermanentError",
     "PoolError",
     "Resilience",
+    "Service",
+    "Services",
     "Settings",
     "Severity",
     "Strategy",

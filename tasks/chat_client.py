@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible chat endpoint over HTTP: configuration, call and offline reply."""
+"""One question to an OpenAI-compatible chat endpoint over HTTP: configuration and call."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import httpcore
 import httpx
+
+from tasks.adapters import ChatAnswer
 
 PRIMARY = "CELERIAC_"
 SECONDARY = "CELERIAC_FALLBACK_"
@@ -73,16 +75,6 @@ class ChatApi:
         )
 
 
-@dataclass(frozen=True)
-class ChatAnswer:
-    """An answer and who gave it; `degraded` means that no model read the question."""
-
-    text: str
-    model: str
-    source: str
-    degraded: bool = False
-
-
 def ask(api: ChatApi, prompt: str, request_id: str) -> ChatAnswer:
     """Ask once. `api.timeout_s` bounds the whole attempt, from connecting to the last byte of the body.
 
@@ -104,16 +96,6 @@ def ask(api: ChatApi, prompt: str, request_id: str) -> ChatAnswer:
     response.raise_for_status()
     text, model = _completion(response)
     return ChatAnswer(text=text, model=model or api.model, source=api.source)
-
-
-def offline_answer(prompt: str) -> ChatAnswer:
-    """The honest last resort: says that it is a degraded reply and invents nothing."""
-    words = len(prompt.split())
-    text = (
-        f"Degraded reply: the chat service is not reachable, so no model has read this question "
-        f"of {words} words. Please ask again later."
-    )
-    return ChatAnswer(text=text, model="none", source="offline", degraded=True)
 
 
 def _completion(response: httpx.Response) -> tuple[str, str]:
@@ -165,7 +147,7 @@ def _client(base_url: str) -> httpx.Client:
     found = _clients.get(key)
     if found is not None:
         return found
-    made = httpx.Client(transport=_DeadlineTransport(_proxy_for(base_url)))
+    made = httpx.Client(transport=_DeadlineTransport(proxy_for(base_url)))
     kept = _clients.setdefault(key, made)  # atomic, so no lock that a fork could inherit taken
     if kept is not made:
         made.close()
@@ -178,7 +160,8 @@ def close_clients() -> None:
         _clients.pop(key).close()
 
 
-def _proxy_for(base_url: str) -> str | None:
+def proxy_for(base_url: str) -> str | None:
+    """The proxy that this environment asks to go through, None without one."""
     # httpx reads the proxy variables only for transports that it builds itself.
     url = httpx.URL(base_url)
     proxies = urllib.request.getproxies()

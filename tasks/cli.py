@@ -113,6 +113,8 @@ def demo(
 def _pool(resilience: Resilience, api_url: str | None, workers: int) -> Iterator[None]:
     """The configured pool, or one of our own for the time of the run."""
     from resilience.local.pool import EmbeddedPool, PoolLayout
+    from resilience.services import NoServiceError, Services
+    from tasks.adapters.choice import services
     from tasks.chat_client import ChatApi, ChatConfigError
 
     if configured_broker(resilience.app.conf):
@@ -123,11 +125,15 @@ def _pool(resilience: Resilience, api_url: str | None, workers: int) -> Iterator
             )
         yield
         return
+    env = {_API_URL: api_url} if api_url else {}
     try:
-        ChatApi.from_environment(environ={**os.environ, **({_API_URL: api_url} if api_url else {})})
+        ChatApi.from_environment(environ={**os.environ, **env})
     except ChatConfigError as error:
         raise Wrong(f"{error} (or give --api-url)") from None
-    env = {_API_URL: api_url} if api_url else {}
+    try:
+        Services(*services({**os.environ, **env})).detect()
+    except NoServiceError as error:
+        click.echo(f"Warning: {error}; lines are answered offline until one can", err=True)
     layout = PoolLayout(app=app_argument(), workers=workers, session_workers=0, flower=False, env=env)
     with EmbeddedPool(layout, app=resilience.app) as pool:
         os.environ["CELERY_BROKER_URL"], os.environ["CELERY_RESULT_BACKEND"] = (

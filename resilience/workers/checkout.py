@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from signals.redact import describe
+from resilience.probing import Probe, Probing
 
 if TYPE_CHECKING:
     from resilience.workers.rotation import Rotation
@@ -38,7 +38,7 @@ class ReadyCheck:
     """
 
     name: str
-    probe: Callable[[], object]
+    probe: Probe
     every_s: float = 5.0
     timeout_s: float = 2.0
 
@@ -59,26 +59,6 @@ class Verdict:
     asked_at: float
 
 
-class _Call:
-    """One call of a probe, in a thread that nobody can stop: one that hangs keeps its thread, and gets no second."""
-
-    def __init__(self, probe: Callable[[], object]) -> None:
-        self._probe = probe
-        self.began = time.monotonic()
-        self.done = threading.Event()
-        self.why = ""
-        threading.Thread(target=self._run, name="celeriac-ready-check", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            if self._probe() is False:
-                self.why = "the check said no"
-        except BaseException as error:  # noqa: BLE001  whatever a probe raises means no, also SystemExit
-            self.why = describe(error) or type(error).__name__
-        finally:
-            self.done.set()
-
-
 class Lookout:
     """Looks at one check again and again. `heard` is told every verdict, in the lookout's thread."""
 
@@ -88,7 +68,7 @@ class Lookout:
         self.first = threading.Event()
         self._heard = heard
         self._hurry = threading.Event()
-        self._call: _Call | None = None
+        self._probing: Probing | None = None
         self._started_at = time.monotonic()
 
     def start(self) -> None:
@@ -113,12 +93,9 @@ class Lookout:
 
     def _look(self) -> Verdict:
         asked_at = time.monotonic()
-        call = self._call or _Call(self.check.probe)
-        if not call.done.wait(self.check.timeout_s):
-            self._call = call
-            return Verdict(f"no answer for {time.monotonic() - call.began:.1f} s", asked_at)
-        self._call = None
-        return Verdict(call.why, asked_at)
+        probing = self._probing or Probing(self.check.probe)
+        self._probing = None if probing.ended(self.check.timeout_s) else probing  # one that hangs gets no second
+        return Verdict(probing.why_not, asked_at)
 
 
 class Pause:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from resilience.testing import until
-from tasks.chat_client import ChatApi, ChatConfigError, MalformedReply, ask, close_clients, offline_answer
+from tasks.adapters.offline import Offline
+from tasks.chat_client import ChatApi, ChatConfigError, MalformedReply, ask, close_clients
 from tasks.upstream import Upstream, expected_answer
 
 
@@ -128,6 +129,6 @@ def test_a_wrong_configuration_is_one_sentence_without_secrets(environ: dict[str
 
 
 def test_the_offline_answer_is_honest() -> None:
-    answer = offline_answer("three words here")
+    answer = Offline().answer("three words here", "r1")
     assert (answer.source, answer.degraded) == ("offline", True)
     assert "no model has read this question" in answer.text

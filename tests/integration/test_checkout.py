@@ -24,7 +24,7 @@ def test_a_worker_that_loses_its_resource_under_load_harms_no_task_and_comes_bac
     until(lambda: forge.forged("a") and forge.forged("b"), what="both are at work")
     forge.book.set("dark:a", "1")
     forge.send("forge", *range(100, 400))
-    forge.until_out("a", "its check fire fails: the check said no")
+    forge.until_out("a", "its check fire fails: the probe said no")
     before = forge.forged("a")
     until(lambda: forge.forged("a", "b") == list(range(400)), what="every task ran, once")
     assert forge.forged("a") == before
@@ -54,7 +54,7 @@ def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_
     for worker in [forge.worker(name, pool="threads", FORGE_CHECKS="0.5") for name in "ab"]:
         worker.wait_ready()
     forge.send("forge", *range(20))
-    forge.until_out("a", "the check said no")
+    forge.until_out("a", "the probe said no")
     forge.until_out("b", "no answer for")
     assert forge.queued == 20, "they were out before they could take one"
     assert not forge.forged("a", "b")
