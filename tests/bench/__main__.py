@@ -9,7 +9,18 @@ from pathlib import Path
 from resilience.local.redis_server import RedisServer
 from tests.bench.harness import LONG, QUICK, console_for_tables, environment, show, write_json
 
-BENCHES = ("breaker", "crowd", "firehose", "propagation", "publish", "throughput", "latency", "backlog", "prefetch")
+BENCHES = (
+    "breaker",
+    "crowd",
+    "firehose",
+    "propagation",
+    "publish",
+    "throughput",
+    "latency",
+    "backlog",
+    "prefetch",
+    "failover",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
