@@ -2,7 +2,9 @@
 
 A parked message is an ordinary message on `<namespace>.parked.<circuit>|<home queue>`: it survives every restart and
 is listed like a queue. When the circuit lets calls pass again, the workers' upkeep moves messages back to the front of
-their home queue, oldest first, at a bounded rate. An index names the parking queues, so that nobody scans for them.
+their home queue, oldest first, at a bounded rate: those of the next step when workers have taken the last ones, so that
+none gets in front of an older one. One that finds the circuit open again goes behind the others, so that no message can
+be the probe for ever. An index names the parking queues, so that nobody scans for them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from resilience import lua
@@ -24,6 +27,15 @@ REINDEX_S = 1.0
 AT_ONCE = 100
 
 
+@dataclass(frozen=True)
+class Lot:
+    """Messages of `circuit` that belong on the queue `home`; they wait in the lists of `queue`."""
+
+    queue: str
+    circuit: str
+    home: str
+
+
 class Parking:
     """Names of parking queues, and the way back from them. `broker` opens a client of the broker's database."""
 
@@ -34,6 +46,7 @@ class Parking:
         self._broker = broker
         self._indexed_at: dict[str, float] = {}
         self._allowance = 0.0
+        self._ramps: dict[str, float] = {}
 
     def queue_for(self, home: str, circuit: str) -> str:
         """Where a task of `circuit` waits that belongs on `home`, indexed. Raises when the broker is away."""
@@ -64,46 +77,70 @@ class Parking:
         waiting = self._waiting(broker)
         if not waiting:
             self._allowance = 0.0
+            self._ramps.clear()
             return 0
         mine = self._rate / max(1, sharers())  # the rate is the fleet's
         self._allowance = min(self._allowance + mine * elapsed_s, max(mine, 1.0))
-        script = broker.script(lua.source(__package__, "release.lua"))
+        passing = {lot.circuit: share(lot.circuit) for lot, _ in waiting if not refuses(lot.circuit)}
+        self._ramps = {
+            circuit: min(self._ramps.get(circuit, 0.0) + mine * elapsed_s * part, max(mine * part, 1.0))
+            for circuit, part in passing.items()
+        }
         moved = 0
-        for queue, suffix in waiting:
-            circuit, _, home = queue.removeprefix(self._prefix).partition("|")
-            budget = math.floor(self._allowance) - moved
-            if budget < 1 or not home or refuses(circuit):
+        for lot, suffix in waiting:
+            if lot.circuit not in passing or self._allowance < 1:
                 continue
-            budget = max(1, math.floor(budget * share(circuit)))
-            source, target = broker.key(queue + suffix), broker.key(home + suffix)
-            batch = cast("list[bytes]", broker.client.lrange(source, -budget, -1))
-            moved += int(script(keys=[source, target], args=[-1, *_pairs(batch, home)]))
-        self._allowance -= moved
+            most = math.floor(min(self._allowance, self._ramps[lot.circuit]))
+            count = self.move_oldest(broker, lot, suffix, most if passing[lot.circuit] else 1)
+            self._allowance -= count
+            self._ramps[lot.circuit] -= count
+            moved += count
         return moved
+
+    def move_oldest(self, broker: Broker, lot: Lot, suffix: str, most: int) -> int:
+        """Move the oldest of one priority to the front of their home queue; 0 before the last ones are taken there."""
+        source, target = broker.key(lot.queue + suffix), broker.key(lot.home + suffix)
+        batch = cast("list[bytes]", broker.client.lrange(source, -most, -1)) if most > 0 else []
+        if not batch:
+            return 0
+        last = broker.key(f"{self._index}:last:{lot.home}{suffix}")
+        script = broker.script(lua.source(__package__, "release.lua"))
+        return int(script(keys=[source, target, last], args=[-1, *_pairs(batch, lot.home)]))
 
     def release_all(self, broker: Broker) -> int:
         """Move everything to the front of its home queue at once, whatever its circuit says; returns how many."""
         script = broker.script(lua.source(__package__, "release.lua"))
         moved = 0
-        for queue, suffix in self._waiting(broker):
-            home = queue.removeprefix(self._prefix).partition("|")[2]
-            source, target = broker.key(queue + suffix), broker.key(home + suffix)
+        for lot, suffix in self._waiting(broker):
+            source, target = broker.key(lot.queue + suffix), broker.key(lot.home + suffix)
             step = 1
             while step:  # the newest first, so that the oldest lies in front of all
                 batch = cast("list[bytes]", broker.client.lrange(source, 0, AT_ONCE - 1))
-                step = int(script(keys=[source, target], args=[1, *_pairs(batch, home)])) if batch else 0
+                step = int(script(keys=[source, target], args=[1, *_pairs(batch, lot.home)])) if batch else 0
                 moved += step
         return moved
 
-    def _waiting(self, broker: Broker) -> list[tuple[str, str]]:
-        """(queue, priority suffix) of every list that holds something, higher priorities first."""
+    def lots(self, broker: Broker) -> dict[Lot, dict[str, int]]:
+        """Where something waits: how many messages by priority suffix, higher priorities first."""
         members = cast("set[bytes]", broker.client.smembers(broker.key(self._index)))
-        lists = [(name.decode(), suffix) for name in sorted(members) for suffix in broker.priority_suffixes]
+        lots = [self._lot(name.decode()) for name in sorted(members)]
+        lists = [(lot, suffix) for lot in lots if lot.home for suffix in broker.priority_suffixes]
         pipe = broker.client.pipeline(transaction=False)
-        for queue, suffix in lists:
-            pipe.llen(broker.key(queue + suffix))
+        for lot, suffix in lists:
+            pipe.llen(broker.key(lot.queue + suffix))
         lengths = pipe.execute() if lists else []
-        return [place for place, length in zip(lists, lengths, strict=True) if length]
+        found: dict[Lot, dict[str, int]] = {}
+        for (lot, suffix), length in zip(lists, lengths, strict=True):
+            if length:
+                found.setdefault(lot, {})[suffix] = length
+        return found
+
+    def _lot(self, queue: str) -> Lot:
+        circuit, _, home = queue.removeprefix(self._prefix).partition("|")
+        return Lot(queue, circuit, home)
+
+    def _waiting(self, broker: Broker) -> list[tuple[Lot, str]]:
+        return [(lot, suffix) for lot, lengths in self.lots(broker).items() for suffix in lengths]
 
 
 def _pairs(batch: list[bytes], home: str) -> list[bytes]:

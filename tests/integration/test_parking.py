@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,12 @@ def _send(app: Celery, queue: str, *bodies: str, priority: int = 0) -> None:
             )
 
 
-def _received(app: Celery, queue: str) -> list[str]:
+def _received(app: Celery, queue: str, most: int | None = None) -> list[str]:
     """What a consumer of `queue` gets, in its order."""
     with app.connection_for_read() as connection:
         source = plain_queue(queue).bind(connection.default_channel)
-        return [message.payload for message in iter(lambda: source.get(no_ack=True), None)]
+        messages = iter(lambda: source.get(no_ack=True), None)
+        return [message.payload for message in islice(messages, most)]
 
 
 def _yes(_circuit: str) -> bool:
@@ -119,7 +121,11 @@ def test_the_rate_bounds_what_moves_also_below_one_a_second(
 ) -> None:
     parking = _parking(app, rate)
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
-    assert [parking.release(broker, _no, _all, beat) for beat in beats] == moved
+    steps = []
+    for beat in beats:
+        steps.append(parking.release(broker, _no, _all, beat))
+        _received(app, "celery")
+    assert steps == moved
 
 
 def test_an_idle_time_earns_no_burst(app: Celery, broker: Broker) -> None:
@@ -135,7 +141,60 @@ def test_a_circuit_that_is_only_probed_gets_one_message_at_a_time(
 ) -> None:
     _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(25)))
     assert parking.release(broker, _no, lambda _: 0.0, 1.0) == 1
+    assert parking.release(broker, _no, _all, 1.0) == 0, "nobody has taken it yet"
+    assert _received(app, "celery") == ["0"]
     assert parking.release(broker, _no, _all, 1.0) == 24
+
+
+def test_three_workers_keep_the_order_while_the_queue_is_emptied_more_slowly(
+    app: Celery, broker: Broker, parking: Parking
+) -> None:
+    fleet = [_parking(app, 90.0) for _ in range(3)]
+    parked = [str(number) for number in range(60)]
+    _send(app, parking.queue_for("celery", CIRCUIT), *parked)
+    _send(app, "celery", "newer", "newest")
+    got: list[str] = []
+    for _ in range(30):
+        for one in fleet:
+            one.release(broker, _no, _all, 0.5, lambda: 3)
+            got += _received(app, "celery", most=5)
+    assert [text for text in got if text in parked] == parked
+    assert set(got) == {*parked, "newer", "newest"}
+
+
+def test_urgent_ones_go_home_first_and_each_priority_keeps_its_order(
+    app: Celery, broker: Broker, parking: Parking
+) -> None:
+    fleet = [_parking(app, 30.0) for _ in range(3)]
+    place = parking.queue_for("celery", CIRCUIT)
+    for number in range(30):
+        _send(app, place, f"{number % 2 * 9}:{number}", priority=number % 2 * 9)
+    got: list[str] = []
+    for _ in range(40):
+        for one in fleet:
+            one.release(broker, _no, _all, 0.5, lambda: 3)
+        got += _received(app, "celery")
+    assert got[0] == "0:0"
+    for priority in "0", "9":
+        numbers = [int(text.partition(":")[2]) for text in got if text.startswith(priority)]
+        assert (len(numbers), numbers) == (15, sorted(numbers))
+
+
+def test_three_workers_together_release_no_more_than_the_circuit_lets_pass(
+    app: Celery, broker: Broker, parking: Parking
+) -> None:
+    rate, beat_s = 90.0, 0.5
+    fleet = [_parking(app, rate) for _ in range(3)]
+    _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(600)))
+    released, allowed = 0, 0.0
+    for step in range(1, 11):
+        share = step / 10
+        for one in fleet:
+            released += one.release(broker, _no, lambda _, now=share: now, beat_s, lambda: 3)  # type: ignore[misc]
+            _received(app, "celery")
+        allowed += rate * share * beat_s
+        assert released <= allowed + 3, f"at {share:.0%}"
+    assert released >= allowed * 0.9, "and it is used"
 
 
 def test_what_one_process_parked_another_releases(app: Celery, broker: Broker, parking: Parking) -> None:
