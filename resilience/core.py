@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from resilience.breaker.guard import Breakers
 from resilience.delivery.broker import Broker, client_url, is_redis
 from resilience.errors.taxonomy import ErrorCategory, Row
+from resilience.parked import Parked
 from resilience.plans import near_misses, plan_of
 from resilience.quarantine.desk import Quarantine
 from resilience.quarantine.place import StorePlace
@@ -152,6 +153,15 @@ class Core:
             pool.disconnect(inuse_connections=False)
 
     @cached_property
+    def parked(self) -> Parked:
+        """What waits in the parking place, for operators."""
+
+        def state_of(circuit: str) -> str:
+            return self.breakers.get_state(circuit) if self.circuits_on else "closed"
+
+        return Parked(self.settings.namespace, self.parking, self.bus, lambda: Broker(self.app), state_of)
+
+    @cached_property
     def quarantine(self) -> Quarantine:
         """Where messages lie that cannot run: in the Redis of the broker, else in that of the circuits."""
         settings, app = self.settings, self.app
@@ -201,7 +211,7 @@ class Core:
             self.breakers.close()
         if "quarantine" in self.__dict__:
             self.quarantine.close()
-        made = ("breakers", "budgets", "can_park", "parking", "quarantine", "recoveries")
+        made = ("breakers", "budgets", "can_park", "parking", "parked", "quarantine", "recoveries")
         for part in ("settings", "matrix", "circuits_on", "quarantine_on", "task_time_limit", *made):
             self.__dict__.pop(part, None)
         self._plans.clear()

@@ -18,6 +18,7 @@ from resilience.delivery.broker import Broker, is_redis
 from resilience.delivery.results import BACKENDS
 from resilience.exits import Exits
 from resilience.gate import gate_for
+from resilience.parked import Parked
 from resilience.plans import OPTIONS
 from resilience.quarantine import verdict
 from resilience.quarantine.desk import Quarantine
@@ -60,7 +61,8 @@ class Resilience:
     """The middleware of one app. Calling it again for the same app returns the first.
 
     `res.breakers`: the shared circuits. `res.quarantine`: messages that cannot run. `res.settings`: every option.
-    `res.recoveries`: what is done about failures, and how often what helped.
+    `res.recoveries`: what is done about failures, and how often what helped. `res.parked`: tasks that wait for their
+    circuit.
     `res.bus`: where sinks subscribe.
     `res.workers()`: who is alive. `res.rotation`: whether this worker takes tasks.
     """
@@ -129,6 +131,11 @@ class Resilience:
         """
         self._core.frees.append(hook)
         return hook
+
+    @property
+    def parked(self) -> Parked:
+        """Tasks that wait until their circuit lets calls pass again: list, oldest, release."""
+        return self._core.parked
 
     @property
     def bus(self) -> Bus:

@@ -283,6 +283,19 @@ class QuarantineDiscarded(Event):
     why: str
 
 
+@dataclass(frozen=True)
+class ParkedReleased(Event):
+    """An operator put parked messages of a circuit back onto their home queue. `why` is the operator's reason."""
+
+    kind: ClassVar[str] = "parked-released"
+
+    circuit: str
+    home: str
+    messages: int
+    actor: str
+    why: str
+
+
 class Result(str, Enum):
     """How one attempt ended, as far as a circuit may care."""
 

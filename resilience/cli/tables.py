@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from resilience.parked import Waiting
+    from resilience.quarantine.reading import Reading
     from resilience.quarantine.record import Record
     from resilience.recovery.ledger import Count, Recovery
+    from resilience.recovery.parking import Lot
 
 _COLOURS = {
     "closed": "green",
@@ -73,6 +76,40 @@ def quarantine_table(records: Iterable[Record], now_s: float) -> Table:
         since = duration(max(0.0, now_s - record.at))
         names = (record.task or "?", record.task_id or "?", record.queue or "?")
         _add(table, record.id, record.reason, since, *names, record.replays, record.detail, state_colour="yellow")
+    return table
+
+
+def parked_table(waitings: Iterable[Waiting]) -> Table:
+    """A line per circuit and home queue."""
+    table = _table("circuit", "state", "home", "messages", "parking queue")
+    for waiting in waitings:
+        lot, state = waiting.lot, waiting.state
+        _add(
+            table, lot.circuit, state, lot.home, waiting.messages, lot.queue,
+            state_colour=_COLOURS.get(state, "white"),
+        )  # fmt: skip
+    return table
+
+
+def parked_messages_table(found: Mapping[Lot, Iterable[Reading]]) -> Table:
+    """A line per message, those that wait longest first."""
+    table = _table("circuit", "home", "task", "task id", "priority", "retries", "arguments", "parked because")
+    for lot, readings in found.items():
+        for told in readings:
+            why = told.hops[-1][2] if told.hops else "-"
+            names = (told.task or "?", told.task_id or "?")
+            _add(table, lot.circuit, lot.home, *names, told.priority, told.retries, told.arguments, why)
+    return table
+
+
+def audit_of_parked_table(entries: Iterable[Mapping[str, str]], now_s: float) -> Table:
+    """A line per action of an operator. `now_s` is seconds since the epoch."""
+    from resilience.breaker.words import clock
+
+    table = _table("when", "who", "did", "circuit", "home", "of", "why")
+    for entry in entries:
+        when = clock(int(entry["id"].partition("-")[0]) / 1000, now_s)
+        _add(table, when, *(entry.get(key, "") for key in ("actor", "action", "circuit", "home", "waiting", "reason")))
     return table
 
 

@@ -150,7 +150,7 @@ class Quarantine:
         could read stays, unless `force`. `on_each` hears every id that was dealt with. What cannot go stays, and
         the reply says why.
         """
-        actor, reason = _order("replay", actor, reason)
+        actor, reason = who_and_why("replay", actor, reason)
         if not 0 < rate_per_s <= RATE_LIMIT:
             raise ValueError(
                 f"{rate_per_s:g} messages per second are not possible: above 0 and up to {RATE_LIMIT:g} are"
@@ -170,7 +170,7 @@ class Quarantine:
 
     def discard(self, ids: Iterable[str] | Selection, *, actor: str, reason: str) -> Ids:
         """Remove messages for good; returns the ids that were there."""
-        actor, reason = _order("discard", actor, reason)
+        actor, reason = who_and_why("discard", actor, reason)
         wanted, found = self._ids(ids), []
         for first in range(0, len(wanted), REMOVED_AT_ONCE):
             batch = wanted[first : first + REMOVED_AT_ONCE]
@@ -248,7 +248,7 @@ def _broker(place: Place) -> Broker:
     return place
 
 
-def _order(action: str, actor: str, reason: str) -> tuple[str, str]:
+def who_and_why(action: str, actor: str, reason: str) -> tuple[str, str]:
     """Who and why, each one printable line: everybody can read the audit. Raises ValueError when one is missing."""
     who, why = (
         one_line("".join(letter if letter.isprintable() else " " for letter in str(text)), limit)

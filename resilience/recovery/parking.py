@@ -109,16 +109,44 @@ class Parking:
 
     def release_all(self, broker: Broker) -> int:
         """Move everything to the front of its home queue at once, whatever its circuit says; returns how many."""
-        script = broker.script(lua.source(__package__, "release.lua"))
+        return sum(self.release_lot(broker, lot) for lot in self.lots(broker))
+
+    def release_lot(self, broker: Broker, lot: Lot, most: int | None = None) -> int:
+        """The same for one circuit and home: all, or the oldest `most`, higher priorities first."""
         moved = 0
-        for lot, suffix in self._waiting(broker):
-            source, target = broker.key(lot.queue + suffix), broker.key(lot.home + suffix)
-            step = 1
-            while step:  # the newest first, so that the oldest lies in front of all
-                batch = cast("list[bytes]", broker.client.lrange(source, 0, AT_ONCE - 1))
-                step = int(script(keys=[source, target], args=[1, *_pairs(batch, lot.home)])) if batch else 0
-                moved += step
+        for suffix in broker.priority_suffixes:
+            if most is None:
+                moved += self._release_list(broker, lot, suffix)
+            elif moved < most:
+                moved += self._release_oldest(broker, lot, suffix, most - moved)
         return moved
+
+    def oldest(self, broker: Broker, lot: Lot, most: int) -> list[bytes]:
+        """The messages that wait longest, higher priorities first, in their order."""
+        found: list[bytes] = []
+        for suffix in broker.priority_suffixes:
+            left = most - len(found)
+            if left:
+                found += reversed(cast("list[bytes]", broker.client.lrange(broker.key(lot.queue + suffix), -left, -1)))
+        return found
+
+    def _release_list(self, broker: Broker, lot: Lot, suffix: str) -> int:
+        source, moved, step = broker.key(lot.queue + suffix), 0, 1
+        while step:  # the newest first, so that the oldest lies in front of all
+            batch = cast("list[bytes]", broker.client.lrange(source, 0, AT_ONCE - 1))
+            step = self._move(broker, lot, suffix, 1, batch)
+            moved += step
+        return moved
+
+    def _release_oldest(self, broker: Broker, lot: Lot, suffix: str, most: int) -> int:
+        oldest = cast("list[bytes]", broker.client.lrange(broker.key(lot.queue + suffix), -most, -1))
+        batches = (oldest[first : first + AT_ONCE] for first in range(0, len(oldest), AT_ONCE))
+        return sum(self._move(broker, lot, suffix, -1, batch) for batch in batches)  # the newest of them first
+
+    def _move(self, broker: Broker, lot: Lot, suffix: str, side: int, batch: list[bytes]) -> int:
+        script = broker.script(lua.source(__package__, "release.lua"))
+        keys = [broker.key(lot.queue + suffix), broker.key(lot.home + suffix)]
+        return int(script(keys=keys, args=[side, *_pairs(batch, lot.home)])) if batch else 0
 
     def lots(self, broker: Broker) -> dict[Lot, dict[str, int]]:
         """Where something waits: how many messages by priority suffix, higher priorities first."""

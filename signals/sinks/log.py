@@ -9,6 +9,7 @@ from signals.events import (
     ClaimsTakenOver,
     Event,
     MessageQuarantined,
+    ParkedReleased,
     PolicyConflict,
     QuarantineDiscarded,
     QuarantineDropped,
@@ -87,6 +88,8 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line 
             return logging.WARNING, f"worker {owner} is well again after {after_s:.1f} s, it works as usual"
         case MessageQuarantined() | QuarantineDropped() | QuarantineReplayed() | QuarantineDiscarded():
             return _of_the_quarantine(event)
+        case ParkedReleased(circuit=circuit, home=home, messages=messages, actor=actor, why=why):
+            return logging.WARNING, f"{messages} parked tasks of circuit {circuit} went to {home} (by {actor}: {why})"
         case _:
             return logging.INFO, f"{event.kind} {event.fields()}"
 

@@ -14,6 +14,7 @@ from signals.events import (
     ClaimsTakenOver,
     Event,
     MessageQuarantined,
+    ParkedReleased,
     PolicyConflict,
     QuarantineDiscarded,
     QuarantineDropped,
@@ -85,6 +86,10 @@ _SAMPLES: list[tuple[Event, int, str]] = [
         QuarantineDiscarded("17", "id1", "shop.charge", "exhausted", "ada", "a test order"),
         logging.WARNING,
         "task shop.charge[id1] was discarded from the quarantine, 17 (exhausted), by ada: a test order",
+    ),
+    (
+        ParkedReleased("openai", "celery", 12, "ada", "repaired"),
+        logging.WARNING, "12 parked tasks of circuit openai went to celery (by ada: repaired)",
     ),
     (
         ClaimsTakenOver("host:7:ab", 2, 5),
