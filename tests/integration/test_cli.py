@@ -13,6 +13,7 @@ import redis
 from celery import Celery
 
 from resilience import Breakers, Resilience
+from resilience.router import plain_queue
 from tests.integration.cli_kit import ROOT, Cli, environment, sentence
 
 RUNBOOKS = sorted((ROOT / "ops" / "runbooks").glob("*.md"))
@@ -155,9 +156,19 @@ def full_quarantine(shop_redis: str) -> None:
     app.close()
 
 
+@pytest.fixture
+def parked_work(shop_redis: str) -> None:
+    """Twelve tasks wait for the circuit of the runbooks."""
+    app = Celery("lot", broker=f"{shop_redis}/0", set_as_current=False)
+    place = plain_queue(Resilience(app)._core.parking.queue_for("celery", "chat-api"))
+    for number in range(12):
+        app.send_task("tasks.chat", (f"question {number}",), queue=place)
+    app.close()
+
+
 @pytest.mark.parametrize("runbook", RUNBOOKS, ids=lambda path: path.stem)
 def test_every_command_of_a_runbook_runs_and_a_circuit_in_hand_ends_closed(
-    runbook: Path, shop_redis: str, open_circuit: str, full_quarantine: None
+    runbook: Path, shop_redis: str, open_circuit: str, full_quarantine: None, parked_work: None
 ) -> None:
     blocks = re.findall(r"```console\n(.*?)```", runbook.read_text("utf-8"), re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line.strip()]
