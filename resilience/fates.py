@@ -14,11 +14,11 @@ from celery.app.routes import Router
 from celery.exceptions import Ignore, Reject, Retry
 
 from resilience import explicit
+from resilience.aid import Aid
 from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.classify import Classified, classify
 from resilience.errors.taxonomy import CircuitOpenError, ErrorCategory
 from resilience.errors.wrapping import wrap
-from resilience.identity import owner
 from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, misfit, note
 from resilience.recovery.deadline import left_s
@@ -26,14 +26,11 @@ from resilience.recovery.decide import (
     Abandon,
     Decision,
     FailOver,
-    FreeResources,
     LongerTimeout,
     Park,
     Quarantine,
     RetryAfter,
     Situation,
-    WorkerAction,
-    WorkerView,
     decide,
 )
 from resilience.recovery.failover import HEADER, Journey, OnOpen, Plan, choose_level, journey_of, level_in, moved_to
@@ -56,6 +53,7 @@ class Fates:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._aid = Aid(core)
 
     def failed(self, task: Any, request: Any, error: Exception) -> None:
         """Raise what makes Celery retry or move the task; return to let it fail."""
@@ -74,16 +72,17 @@ class Fates:
             self.abandon(task, request, attempt, error, fault, plan.circuit_at(level))
             return
         classified = classify(error, matrix=self._core.matrix)
-        decision = self._decision(task, request, plan, journey, classified, error)
+        situation = self._situation(task, request, plan, journey, classified, error)
         circuit = plan.circuit_at(level)
-        self._act(decision, Cause(
+        decision = self._decision(situation, circuit)
+        self._aid.act(decision, Cause(
             classified.category.value, decision.severity.value, request.id, task.name, circuit, decision.why
         ))  # fmt: skip
-        self._count(request.headers, decision, classified.category.value)
+        tried = _tried(decision, classified.category.value)
+        self._aid.count(request.headers, tried)
         match decision.fate:
             case RetryAfter(delay_s=delay_s):
                 self._core.bus.publish(RetryDecided(request.id, task.name, attempt, classified.category.value, delay_s))
-                tried = _tried(decision, classified.category.value)
                 _retry(
                     task, error, countdown=delay_s, max_retries=attempt,
                     headers={**(request.headers or {}), RECOVERY_HEADER: tried.header()},
@@ -94,20 +93,20 @@ class Fates:
             case Park():
                 self._park(task, request, plan, journey, error)
             case Quarantine(reason=reason) | Abandon(reason=reason):
-                wrapped = self.abandon(task, request, attempt, error, reason, circuit)
+                wrapped = self.abandon(task, request, attempt, error, reason, circuit, situation.all_workers_affected)
                 again = attempt > 1 or journey.hop_count > 0 or classified.row.transient
                 note(request, Verdict.of_failure(classified.row.strategy, again, reason, wrapped))
 
-    def _decision(
+    def _situation(
         self, task: Any, request: Any, plan: Plan, journey: Journey, classified: Classified, error: Exception
-    ) -> Decision:
+    ) -> Situation:
         core = self._core
         level, total = level_in(plan, journey), request.retries or 0
         spent = min(journey.spent, total)
         refused = error.name if isinstance(error, CircuitOpenError) else ""
-        worker = None if refused else self._view(task, request, plan.circuit_at(level), classified)
+        worker = None if refused else self._aid.view(task, request, plan.circuit_at(level), classified)
         fails = bool(refused) and plan.on_open is OnOpen.FAIL
-        situation = Situation(
+        return Situation(
             error=classified,
             retries=total - spent,
             spent=spent,
@@ -122,58 +121,18 @@ class Fates:
             own_delay_s=explicit.delay_s(task, total - spent),
             user_facing=plan.user_facing,
             keeps=core.settings.quarantine_abandoned if core.quarantine_on else "none",
-            all_workers_affected=worker is not None and 0 < worker.others == worker.others_affected,
+            all_workers_affected=worker is not None and worker.has_company,
             worker=worker,
         )
+
+    def _decision(self, situation: Situation, circuit: str) -> Decision:
+        """A retry is asked for from the fleet's budget only when everything else allows it."""
         decision = decide(situation, random.random)
-        if isinstance(decision.fate, RetryAfter) and not core.may_retry(plan.circuit_at(level)):
+        if isinstance(decision.fate, RetryAfter) and not self._core.may_retry(circuit):
             decision = decide(replace(situation, budget_spent=True), random.random)
         return decision
 
-    def _view(self, task: Any, request: Any, circuit: str, error: Classified) -> WorkerView | None:
-        """How this worker fares with this circuit; counts the failure."""
-        if not self._core.circuits_on:
-            return None
-        address = request.delivery_info or {}
-        queues = task.app.amqp.queues.consume_from
-        queue = queue_of(queues, address.get("exchange"), address.get("routing_key"))
-        view = self._core.recoveries.tally.failed(circuit, error.category.value, queue if queue in queues else "")
-        return replace(view, kept=self._core.settings.worker_restarts)
-
-    # -- beside the fate ---------------------------------------------------------------------------------------
-
-    def _act(self, decision: Decision, cause: Cause) -> None:
-        """What is done before the fate, and asked of the worker: within the time budget."""
-        if not self._core.circuits_on:
-            return
-        if isinstance(decision.first, FreeResources):
-            self._core.recoveries.free_resources(cause, decision.budget_s)
-        if decision.worker is not None and self._core.can_park:  # there is a pulse that does it
-            self._core.recoveries.ask(decision.worker, owner(), cause, decision.budget_s)
-            if decision.worker is WorkerAction.RECONNECT:
-                self._core.recoveries.tally.reconnects(cause.circuit, cause.category)
-
-    def _count(self, headers: Any, decision: Decision, category: str) -> None:
-        """What was tried before has failed; what is tried now begins."""
-        if not self._core.circuits_on:
-            return
-        tally, before = self._core.recoveries.tally, tried_by(headers)
-        if before is not None:
-            tally.ended(before.strategy, before.category, succeeded=False)
-        tally.initiated(_tried(decision, category).strategy, category)
-
-    def ended_well(self, task: str, headers: Any) -> None:
-        """An attempt succeeded, and with it what was tried."""
-        core = self._core
-        if not core.circuits_on:
-            return
-        tally = core.recoveries.tally
-        before = tried_by(headers) if headers and RECOVERY_HEADER in headers else None
-        if before is not None:
-            tally.ended(before.strategy, before.category, succeeded=True)
-        plan = core.plan_of_message(task, headers) if tally.in_trouble else None
-        if plan is not None:
-            tally.succeeded(plan.circuit_at(level_in(plan, journey_of(headers, ""))))
+    # -- fates -------------------------------------------------------------------------------------------------
 
     def _limits(self, task: Any, request: Any, factor: float) -> dict[str, float]:
         """Celery's options for a next attempt that may take `factor` times as long as usual."""
@@ -183,8 +142,6 @@ class Fates:
         conf = self._core.app.conf
         own = task.time_limit or conf.task_time_limit, task.soft_time_limit or conf.task_soft_time_limit
         return longer_limits(request.timelimit, own, request.headers, factor)
-
-    # -- fates -------------------------------------------------------------------------------------------------
 
     def _fail_over(
         self, task: Any, request: Any, plan: Plan, journey: Journey, target: int, category: str, error: Exception
@@ -228,14 +185,16 @@ class Fates:
         note(request, Verdict(Reason.FAILED, f"{reason}: {wrapped}", wrapped.to_json()))
 
     def abandon(
-        self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str
-    ) -> WrappedError:
+        self, task: Any, request: Any, attempt: int, error: Exception, reason: str, circuit: str,
+        all_workers_affected: bool = False,
+    ) -> WrappedError:  # fmt: skip
         """Tell everybody that the task is given up, and why; returns what is known of the error."""
         began = getattr(request, _BEGAN, None)
         elapsed_s = None if began is None else time.time() - began
         wrapped = wrap(
             error, attempt=attempt, task_id=request.id, task=task.name, worker=request.hostname,
             circuit=circuit or None, started_at=began, elapsed_s=elapsed_s, matrix=self._core.matrix,
+            all_workers_affected=all_workers_affected,
         )  # fmt: skip
         known = wrapped.context
         event = TaskAbandoned(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 
+from resilience.aid import Aid
 from resilience.breaker.calls import run_under
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
@@ -41,6 +42,7 @@ class Runner:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._fates = Fates(core)
+        self._aid = Aid(core)
         self._permits: dict[tuple[str, int], Permit] = {}
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
@@ -150,7 +152,7 @@ class Runner:
         if not self._settled(attempt) and attempt.result is not Result.NOTHING:
             self._settle_lost(attempt, self._circuit_of(attempt.task, headers))  # it failed before it was admitted
         if attempt.result is Result.SUCCESS:
-            self._fates.ended_well(attempt.task, headers)
+            self._aid.ended_well(attempt.task, headers)
         self._tell(attempt)
 
     def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any] | None) -> None:

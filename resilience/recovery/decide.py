@@ -41,6 +41,11 @@ class WorkerView:
         """Whether the trouble is this worker's own: others do the same work, and none of them has it."""
         return self.others > 0 and self.others_affected == 0
 
+    @property
+    def has_company(self) -> bool:
+        """Whether all live workers of the queue have the trouble. One alone says nothing of all."""
+        return 0 < self.others <= self.others_affected
+
 
 @dataclass(frozen=True)
 class Situation:

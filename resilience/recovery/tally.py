@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REPORTED_FROM = 2
 """Failures in a row from which a worker counts as affected: one happens to everybody."""
+SETTLED_S = 2.0
+"""So long after a worker's trouble began the others have told theirs, if they have the same."""
 WAITING = 1_000
 """Names of counts that wait while Redis is away; there are fewer."""
 
@@ -32,6 +34,7 @@ class _Trouble:
 
     queue: str
     streak: int
+    since: float
     at: float
     untold: bool = True
     others: int = 0
@@ -73,15 +76,19 @@ class Tally:
         return bool(self._troubles)
 
     def failed(self, circuit: str, category: str, queue: str) -> WorkerView:
-        """One more failure of a task of `queue`, "" if that is no queue of this worker; how things stand by now."""
+        """One more failure of a task of `queue`, "" if that is no queue of this worker; how things stand by now.
+
+        No streak is told while other workers may have the same trouble and not have said so yet.
+        """
         now = time.monotonic()
         with self._lock:
             trouble = self._troubles.get((circuit, category))
             if trouble is None or now - trouble.at > REPORT_S:
-                trouble = self._troubles[circuit, category] = _Trouble(queue, 0, now)
+                trouble = self._troubles[circuit, category] = _Trouble(queue, 0, now, now)
             trouble.streak, trouble.at, trouble.untold = trouble.streak + 1, now, True
             since = None if trouble.reconnect_at is None else trouble.streak - trouble.reconnect_at
-            return WorkerView(trouble.streak, trouble.others, trouble.others_affected, since_reconnect=since)
+            streak = trouble.streak if now - trouble.since >= SETTLED_S else 0
+            return WorkerView(streak, trouble.others, trouble.others_affected, since_reconnect=since)
 
     def reconnects(self, circuit: str, category: str) -> None:
         """This worker was told to connect anew because of these failures."""

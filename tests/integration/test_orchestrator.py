@@ -141,7 +141,15 @@ def test_a_worker_with_a_dead_line_connects_anew_then_takes_less_until_it_is_wel
 ) -> None:
     bad, good = ward({"name": "bad", "pool": "threads"}, {"name": "good", "pool": "threads"})
     owners = {worker.hostname: worker.owner for worker in caller.resilience.workers()}
-    book.sadd("dead lines", "bad@test")
+    book.sadd("dead lines", "bad@test", "good@test")
+
+    def critical() -> bool:
+        caller.send_task("tasks.call_out", ignore_result=True)
+        return "connection_error, critical, attempt 1" in bad.log() + good.log()
+
+    until(critical, what="all workers are affected, and that is critical")
+    assert "recovery " not in bad.log() + good.log(), "it is no worker's own trouble"
+    book.srem("dead lines", "good@test")
 
     def degraded() -> bool:
         caller.send_task("tasks.call_out", ignore_result=True)
