@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import httpcore
 import httpx
 
+from resilience import current_patience
 from tasks.adapters import ChatAnswer
 
 PRIMARY = "CELERIAC_"
@@ -76,7 +77,8 @@ class ChatApi:
 
 
 def ask(api: ChatApi, prompt: str, request_id: str) -> ChatAnswer:
-    """Ask once. `api.timeout_s` bounds the whole attempt, from connecting to the last byte of the body.
+    """Ask once. `api.timeout_s` bounds the whole attempt, from connecting to the last byte of the body; a task's retry
+    after a timeout gets more (see `current_patience`).
 
     Raises httpx's own exceptions unchanged (`HTTPStatusError` keeps the response and so its Retry-After;
     timeouts; `ConnectError`), and MalformedReply when a 200 is not a chat completion. Resolving the host's
@@ -86,10 +88,11 @@ def ask(api: ChatApi, prompt: str, request_id: str) -> ChatAnswer:
     if api.key:
         headers["Authorization"] = f"Bearer {api.key}"
     body = {"model": api.model, "messages": [{"role": "user", "content": prompt}]}
-    token = _deadline.set(time.monotonic() + api.timeout_s)
+    timeout_s = api.timeout_s * current_patience()
+    token = _deadline.set(time.monotonic() + timeout_s)
     try:
         response = _client(api.base_url).post(
-            f"{api.base_url}/chat/completions", json=body, headers=headers, timeout=api.timeout_s
+            f"{api.base_url}/chat/completions", json=body, headers=headers, timeout=timeout_s
         )
     finally:
         _deadline.reset(token)

@@ -89,6 +89,20 @@ def test_a_task_short_of_resources_gets_them_freed_and_one_short_of_time_gets_mo
     assert "free_resources" in _command(shop_redis, "recovery", "stats")
 
 
+def test_a_task_that_a_circuit_refuses_in_its_body_is_parked_until_that_closes(
+    ward: StartWard, caller: Celery, broker: redis.Redis
+) -> None:
+    breakers = caller.resilience.breakers
+    breakers.force_open("gate", actor="a test", reason="to see")
+    ward({"name": "w1", "pool": "threads"})
+    through = caller.send_task("tasks.pass_gate")
+    until(lambda: broker.llen("celeriac.parked.gate|celery") == 1, what="it is parked")
+    assert counted(caller, "retry") is None, "and no retry is spent"
+    breakers.reset("gate", actor="a test", reason="seen")
+    assert through.get(timeout=20) == "through"
+    until(lambda: counted(caller, "park") == Count("park", "connection_error", 1, 1, 0))
+
+
 def test_without_anything_to_free_the_task_fails_and_so_it_is_counted(ward: StartWard, caller: Celery) -> None:
     ward({"name": "w1", "pool": "threads"}, WARD_KEEPS_ALL="1")
     with pytest.raises(MemoryError):
