@@ -67,10 +67,22 @@ class ResilientRouter(Router):
             origin = plan.queue_at(level_in(plan, journey), home)
             journey = moved_to(plan, journey, task_name(name, task_type), level, origin, reason, 0).journey
         headers = {**headers, HEADER: journey.header()}
-        if level == 0:
+        queue = plan.levels[level - 1].queue if level else ""
+        if not queue:
             return {**routed, "headers": headers}
         rest = {key: value for key, value in routed.items() if key not in _DESTINATION}
-        return {**rest, "queue": plain_queue(plan.queue_at(level, home)), "headers": headers}
+        return {**rest, "queue": self._queue_of_level(queue), "headers": headers}
+
+    def _queue_of_level(self, name: str) -> Queue:
+        """One object for all messages, as Celery's own queues are: to make one takes most of the time of routing."""
+        queue = self._level_queues.get(name)
+        if queue is None:
+            queue = self._level_queues[name] = plain_queue(name)
+        return queue
+
+    @cached_property
+    def _level_queues(self) -> dict[str, Queue]:
+        return {}
 
     @cached_property
     def _usable(self) -> Callable[[Level], bool]:
