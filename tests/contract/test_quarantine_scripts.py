@@ -234,3 +234,12 @@ def test_secrets_are_hidden_in_everything_but_the_bytes(ward: Ward) -> None:
     assert record is not None
     assert "hunter2" not in json.dumps(record.to_json())
     assert b"hunter2" in (record.raw or b"")
+
+
+def test_a_message_of_a_task_that_stood_in_goes_home_under_the_name_that_was_sent(ward: Ward) -> None:
+    hops = [["celery", "shop.later on celery", "circuit payments open", 1]]
+    journey = {"home": "orders", "task": "shop.charge", "level": 1, "spent": 0, "hops": hops, "hop_count": 1}
+    one = ward.put(1, task="shop.later", celeriac=journey)
+    ward.desk.replay([one], **BY)
+    headers = json.loads(ward.redis.lindex("orders", 0))["headers"]
+    assert (headers["task"], "celeriac" in headers) == ("shop.charge", False)

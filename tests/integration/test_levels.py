@@ -81,6 +81,40 @@ def test_another_task_stands_in_while_circuits_are_open_and_the_first_returns_by
     assert breakers.snapshot("tasks.list_price") == {}, "its own circuit has no part in it"
 
 
+def test_a_worker_that_is_killed_in_a_task_that_stands_in_leaves_the_one_that_was_sent(
+    stock: Celery, breakers: Breakers, book: redis.Redis, workers: StartWorkers
+) -> None:
+    breakers.force_open(HOME, **WHY)
+    book.rpush("die", 1)
+    (first,) = workers({"name": "w1", "concurrency": 1})
+    sent = price(stock, 3)
+    until(lambda: first.returncode is not None, what="it is dead")
+    workers({"name": "w2", "concurrency": 1})
+    assert sent.get(timeout=20) == answered("list_price", "celery", range(3, 4))[0]
+    assert book.lrange("offered", 0, -1) == ["3"]
+
+
+def test_1000_tasks_across_three_outages_are_each_answered_and_run_once(
+    stock: Celery, breakers: Breakers, book: redis.Redis, broker: redis.Redis, workers: StartWorkers
+) -> None:
+    workers({"name": "w1"}, {"name": "w2"}, {"name": "paper", "queues": "paper"})
+    sent: list[AsyncResult] = []
+    for outage in ((HOME,), (HOME, LIST), (HOME, LIST, PAPER)):
+        sent += [price(stock, len(sent) + number) for number in range(150)]
+        for circuit in outage:
+            breakers.force_open(circuit, **WHY)
+        sent += [price(stock, len(sent) + number) for number in range(180)]
+        until(lambda: not broker.llen("celery"), within_s=60, what="all went somewhere")
+        for circuit in reversed(outage):
+            breakers.reset(circuit, **WHY)
+    sent += [price(stock, 990 + number) for number in range(10)]
+    answers = stock.ResultSet(sent).get(timeout=60)
+    assert [answer["item"] for answer in answers] == list(range(1000))
+    assert {answer["by"] for answer in answers} == {"tasks.price", "tasks.list_price", "tasks.paper_price"}
+    assert answers[-1]["by"] == "tasks.price", "home again"
+    assert sorted(map(int, book.lrange("offered", 0, -1))) == list(range(1000)), "each ran once"
+
+
 def test_an_open_circuit_parks_or_fails_a_task_that_says_so(
     stock: Celery, breakers: Breakers, book: redis.Redis, broker: redis.Redis, workers: StartWorkers
 ) -> None:

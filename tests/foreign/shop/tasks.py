@@ -50,6 +50,7 @@ def refund(order_id):
 def offer(task, item):
     """An answer that says who gave it, and what of the message came through."""
     told = task.request.headers or {}
+    book.rpush("offered", item)
     return {
         "item": item,
         "by": task.name,
@@ -76,7 +77,13 @@ def price(self, item):
 
 @app.task(bind=True, circuit=False, fallback=["nowhere"])
 def list_price(self, item):
-    """The price of the catalogue; with "come again" in the book it has the price service work again, and retries."""
+    """The price of the catalogue.
+
+    With "come again" in the book it has the price service work again, and retries; with "die" it kills its worker.
+    """
+    if book.lpop("die"):
+        os.kill(os.getppid(), 9)
+        os._exit(1)
     if book.lpop("come again"):
         book.delete("no prices today")
         raise self.retry(countdown=0)
