@@ -147,8 +147,9 @@ class Core:
         """Let go of the Redis connections that this process does not use now; they are made anew when needed."""
         if "breakers" in self.__dict__:
             self.breakers.shared.client.connection_pool.disconnect(inuse_connections=False)
-        results = vars(self.app.backend).get("client")  # a cached property of the backends that have one
-        pool = getattr(results, "connection_pool", None)
+        backend = self.app._backend  # noqa: SLF001  its public name would make one
+        results = {} if backend is None else vars(backend)  # where a client is, if it has been used
+        pool = getattr(results.get("client"), "connection_pool", None)
         if isinstance(pool, ConnectionPool):
             pool.disconnect(inuse_connections=False)
 

@@ -126,6 +126,7 @@ def status(context: click.Context, as_json: bool) -> None:
         queues = ", ".join(queue for queue in worker.queues if ".worker." not in queue)
         row = (worker.hostname, str(worker.pid), f"{worker.pool} x{worker.concurrency}", queues)
         why = f", out of rotation: {worker.out_of_rotation}" if worker.out_of_rotation else ""
+        why += f", takes less: {worker.degraded}" if worker.degraded else ""
         table.add_row(*row, f"{worker.beat_age_s:.1f} s ago", worker.health + why)
     Console().print(table)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """How often a worker looks into the ledger; while it carries something out, with every beat."""
+AWAY_S = 5.0
+"""How long it does not look while Redis is away."""
 HEALTHY_LOOKS = 10
 """A worker that was degraded, or taken out, works as usual after so many looks at which nothing was wrong."""
 GRACE_S = 5.0
@@ -107,11 +109,13 @@ class Conduct:
             registry.describe_self(self._owner, {"degraded": self._degraded})
             self._said = self._degraded
         try:
-            self._go_on()
-            if self._going is not None or time.monotonic() - self._looked_at >= LOOK_S:
+            passed_s = time.monotonic() - self._looked_at
+            if passed_s >= LOOK_S or (self._going is not None and passed_s >= 0):
+                self._go_on()
                 self._looked_at = time.monotonic()
                 self._look(registry)
         except STORE_ERRORS as error:
+            self._looked_at = time.monotonic() + AWAY_S - LOOK_S  # each look waits, and the beat with it
             logger.debug("celeriac: recoveries are not looked at: %s", describe(error))
 
     def _look(self, registry: Registry) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def ward(shop_redis: str, tmp_path: Path) -> Iterator[StartWard]:
     started: list[WorkerProcess] = []
 
     def start(*specs: dict[str, object], **env: str) -> list[WorkerProcess]:
-        made = [
-            WorkerProcess(WARD, log_dir=tmp_path, env={"WARD_REDIS": shop_redis, **env}, **spec)  # type: ignore[arg-type]
-            for spec in specs
-        ]
+        made = []
+        for spec in specs:
+            its_env = {"WARD_REDIS": shop_redis, **env, **spec.pop("env", {})}  # type: ignore[dict-item]
+            made.append(WorkerProcess(WARD, log_dir=tmp_path, env=its_env, **spec))  # type: ignore[arg-type]
         started.extend(made)
         for worker in made:
             worker.start()
@@ -150,20 +151,21 @@ os.kill(os.getpid(), 9)
     assert not caller.resilience.recoveries.active()
 
 
-def test_a_worker_with_a_dead_line_connects_anew_then_takes_less_until_it_is_well_and_is_replaced_when_asked(
+def test_workers_with_trouble_of_their_own_are_put_right_and_replaced_when_asked(
     ward: StartWard, caller: Celery, book: redis.Redis
 ) -> None:
-    bad, good = ward({"name": "bad", "pool": "threads"}, {"name": "good", "pool": "threads"})
+    specs = [{"name": "bad"}, {"name": "good"}, {"name": "deaf", "env": {"WARD_DEAF": "1"}}]
+    workers = bad, good, deaf = ward(*({**spec, "pool": "threads"} for spec in specs))
     owners = {worker.hostname: worker.owner for worker in caller.resilience.workers()}
-    book.sadd("dead lines", "bad@test", "good@test")
+    book.sadd("dead lines", *owners)
 
     def critical() -> bool:
         caller.send_task("tasks.call_out", ignore_result=True)
-        return "connection_error, critical, attempt 1" in bad.log() + good.log()
+        return any("connection_error, critical, attempt 1" in worker.log() for worker in workers)
 
     until(critical, what="all workers are affected, and that is critical")
-    assert "recovery " not in bad.log() + good.log(), "it is no worker's own trouble"
-    book.srem("dead lines", "good@test")
+    assert all("recovery " not in worker.log() for worker in workers), "it is no worker's own trouble"
+    book.srem("dead lines", "good@test", "deaf@test")
 
     def degraded() -> bool:
         caller.send_task("tasks.call_out", ignore_result=True)
@@ -172,24 +174,48 @@ def test_a_worker_with_a_dead_line_connects_anew_then_takes_less_until_it_is_wel
     until(degraded, 30.0, "bad says that it is degraded")
     assert "recovery reconnect of worker" in bad.log()
     assert "recovery " not in good.log()
-    assert book.get("answered on good@test")
     assert _info(caller, "bad@test").health == "degraded"
     until(lambda: _window(caller, "bad@test") == 2, what="no more than it has slots for")
     assert _window(caller, "good@test") == 8
-
     book.delete("dead lines")
-    until(lambda: not _info(caller, "bad@test").degraded, 40.0, "bad is well again")
+
+    rounds = HealthRounds(caller)
+    book.set("deaf", 1)
+    until(lambda: rounds.go_on() and _info(caller, "deaf@test").degraded, 30.0, "deaf is degraded")
+    until(lambda: rounds.go_on() and _info(caller, "deaf@test").out_of_rotation, 30.0, "deaf is out of rotation")
+    book.delete("deaf")
+
+    def well() -> bool:
+        rounds.go_on()
+        return all(_info(caller, hostname).health == "healthy" for hostname in owners)
+
+    until(well, 60.0, "all are well again")
     assert "is well again" in bad.log()
+    assert "is well again" in deaf.log()
     until(lambda: _window(caller, "bad@test") == 8, what="it takes as much as before")
 
     recoveries, cause = caller.resilience.recoveries, Cause("initialization_error", "critical", why="a test")
-    assert recoveries.ask(WorkerAction.REPLACE, owners["bad@test"], cause, 30.0)
-    until(lambda: bad.returncode == 0, what="bad left, for its keeper to start a new one")
-    assert recoveries.ask(WorkerAction.REPLACE, owners["good@test"], cause, 30.0)
-    until(lambda: counted(caller, "replace") == Count("replace", "initialization_error", 2, 1, 1))
+    for hostname in ("bad@test", "deaf@test"):
+        assert recoveries.ask(WorkerAction.REPLACE, owners[hostname], cause, 60.0)
+    until(lambda: bad.returncode == deaf.returncode == 0, what="they left, for their keeper to start new ones")
+    assert recoveries.ask(WorkerAction.REPLACE, owners["good@test"], cause, 60.0)
+    until(lambda: counted(caller, "replace") == Count("replace", "initialization_error", 3, 2, 1))
     assert "no other worker serves celery" in good.log()
     assert caller.send_task("tasks.call_out").get(timeout=20) is None
     until(lambda: counted(caller, "reconnect") == Count("reconnect", "connection_error", 1, 1, 0))
+
+
+class HealthRounds:
+    """Asks for health rounds as beat does, a second apart."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app, self._next = app, 0.0
+
+    def go_on(self) -> bool:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1.0
+            self._app.send_task("resilience.health_round", ignore_result=True)
+        return True
 
 
 def _info(app: Celery, hostname: str) -> WorkerInfo:

@@ -17,7 +17,7 @@ app.conf.update(
     resilience_breaker={"consecutive_failures": 1000, "minimum_calls": 1000},
     resilience_matrix={"resource_error": {"severity": "minor"}},  # a minute to free them, for slow machines
     resilience_quarantine_abandoned="none",
-    resilience_health_enabled=False,
+    resilience_health_timeout_s=0.5,
 )
 book = redis.Redis.from_url(f"{REDIS}/2", decode_responses=True)
 cache = [0] * 1000  # what this process could let go of
@@ -57,6 +57,18 @@ def call_out(self):
     if book.sismember("dead lines", self.request.hostname):
         raise ConnectionResetError("connection reset by peer")
     book.incr(f"answered on {self.request.hostname}")
+
+
+if os.environ.get("WARD_DEAF"):  # a planted fault: health checks reach it, and it answers none while the book says so
+    from resilience.workers.health import HealthChecks
+
+    answers = HealthChecks.answer_check
+
+    def answers_unless_deaf(self, owner, broker=None):
+        if not book.exists("deaf"):
+            answers(self, owner, broker)
+
+    HealthChecks.answer_check = answers_unless_deaf
 
 
 @app.task(circuit="door")
