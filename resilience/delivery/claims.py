@@ -45,9 +45,9 @@ class Claims:
         return bool(self._entries(held)) or any(self._broker.client.llen(wait) for wait, _ in self._waits(held))
 
     def begun(self, held: Held) -> set[str]:
-        """Tags whose tasks had begun to run, as marked on the server."""
-        rows = cast("set[bytes]", self._broker.client.smembers(self._broker.key(held.started_key)))
-        return {row.decode() for row in rows}
+        """Tags of what is claimed whose tasks had begun to run, as marked on the server."""
+        rows = cast("set[bytes]", self._broker.client.smembers(self._broker.key(held.unbegun_key)))
+        return set(self._entries(held)).difference(row.decode() for row in rows)
 
     def give_back(self, held: Held, inquest: Inquest | None = None) -> int:
         """Put everything claimed back to the front of its queue in its old order; returns how many messages moved.
@@ -69,7 +69,7 @@ class Claims:
 
     def forget(self, held: Held) -> None:
         """The owner is gone and holds nothing any more."""
-        self._broker.client.delete(*(self._broker.key(key) for key in (held.claims_key, held.started_key)))
+        self._broker.client.delete(*(self._broker.key(key) for key in (held.claims_key, held.unbegun_key)))
 
     def tell(self, held: Held) -> None:
         """Tell what a live worker settled while its loop did not turn."""

@@ -91,13 +91,13 @@ class Held:
         """The keys that every turn has (see turn.lua)."""
         base = f"{self.namespace}:v1"
         return (
-            self.claims_key, delayed_key(self.namespace), self.started_key, alone_key(self.namespace),
+            self.claims_key, delayed_key(self.namespace), self.unbegun_key, alone_key(self.namespace),
             f"{base}:alone:for",
         )  # fmt: skip
 
     @property
-    def started_key(self) -> str:
-        return f"{self.namespace}:v1:started:{self.owner}"
+    def unbegun_key(self) -> str:
+        return f"{self.namespace}:v1:unbegun:{self.owner}"
 
     def wait_key(self, source: str) -> str:
         """Where messages of the list `source` move while this worker waits idly."""

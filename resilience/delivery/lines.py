@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -17,9 +16,6 @@ logger = logging.getLogger("celeriac")
 
 ANSWER_S = 7.0
 """How long a line waits at most for bytes of a reply that has begun, for room to send, and for a connection."""
-
-UNREAD = 50
-"""So many short answers lie unread before they are looked at: looking costs more than saying."""
 
 CLOSING_S = 2.0
 """The same at the end: what is not told by then, the pulse or the next connection tells."""
@@ -132,52 +128,6 @@ def bounded(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a connection, with a limit where the user set none: the worker's loop stands still meanwhile."""
     limits = {name: ANSWER_S for name in ("socket_timeout", "socket_connect_timeout") if name in options}
     return {**options, **{name: options[name] or limit for name, limit in limits.items()}}
-
-
-class Marker:
-    """Says something to the server from any thread and does not wait for the answer: what was sent outlives a SIGKILL.
-
-    Connected once, by the loop; after trouble it stays silent until the next channel has one of its own.
-    """
-
-    def __init__(self, channel: Any) -> None:
-        pool = channel.async_pool
-        self._connection = pool.connection_class(**bounded(pool.connection_kwargs))
-        self._works = False
-        self._unanswered = 0
-        self._lock = threading.Lock()
-
-    def connect(self) -> None:
-        """Be ready to speak: before the first task begins."""
-        self._connection.connect()
-        self._works = True
-
-    def say(self, words: Callable[[], bytes]) -> None:
-        """Send the command that `words` makes, unless it is empty; it is not asked for one that cannot be sent."""
-        with self._lock:
-            if not self._works:
-                return
-            try:
-                if self._unanswered >= UNREAD:
-                    self._listen()
-                command = words()
-                if command:
-                    # no health check: it would wait for an answer
-                    self._connection.send_packed_command([command], check_health=False)
-                    self._unanswered += 1
-            except (OSError, redis.RedisError) as error:
-                self._works = False
-                logger.debug("celeriac: started tasks are marked by the turns from now on: %s", error)
-
-    def _listen(self) -> None:
-        while self._unanswered and self._connection.can_read(timeout=0):
-            self._connection.read_response()
-            self._unanswered -= 1
-
-    def close(self) -> None:
-        with self._lock:
-            self._works = False
-            self._connection.disconnect()
 
 
 class Wake:

@@ -10,7 +10,8 @@ from typing import Any
 
 from resilience.delivery.envelope import OwnedMessage, redelivered
 from resilience.delivery.held import Held, Settled, held_by
-from resilience.delivery.lines import Line, Marker, Packed, Wake
+from resilience.delivery.lines import Line, Packed, Wake
+from resilience.delivery.marks import Marker
 from resilience.delivery.qos import OwnedQoS
 from resilience.delivery.server import TOO_OLD, moves_messages
 from resilience.delivery.waits import WAITED, IdleWaits
@@ -67,13 +68,12 @@ class Owning(_Base):
         self._qos = OwnedQoS(self, self.qos)
         self._claims = self._prefixed(held.claims_key)
         self._keys = [self._prefixed(key) for key in held.turn_keys]
-        self._started = self._prefixed(held.started_key)
         self._main = Line(self, "TURN")
         self._waits = IdleWaits(self, self._claims, self._wait_key, self._on_wait)
         self._marker = Marker(self)
         self._wake = Wake()
         self._woken = self._lingers = False
-        self._mark = Packed("SADD", self._started)
+        self._mark = Packed("SREM", self._prefixed(held.unbegun_key))
         self._calls: dict[tuple[str, ...], tuple[list[str], Packed]] = {}
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
         self._sha = ""

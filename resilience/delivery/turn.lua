@@ -6,7 +6,7 @@
 --   KEYS[1] hash of the worker: tag -> "<length of source key>:<source key><message>", n -> the last tag, a number; c -> name of the connection in use;
 --           w:<source> for every source that it ever waited for (not used here)
 --   KEYS[2] index of what is due later (see due.lua)
---   KEYS[3] set of the worker: tags whose task has begun to run, a few that ended since among them
+--   KEYS[3] set of the worker: tags of claims whose task has not begun to run; a mark takes its tag out (see marks.py)
 --   KEYS[4] list of all workers: entries as in KEYS[1], of messages that must run while nothing else does (next: right)
 --   KEYS[5] names the worker that makes room for one of those
 --   KEYS[..] the lists to take from, most urgent first: all queues of a priority, then of the next (next out: right)
@@ -22,7 +22,7 @@
 --   ARGV[..] name of the connection that asks; without one, nothing may be taken but by whoever speaks for no worker
 -- Reply: { settled too late, first tag taken, "source source ..." (1-based, one per message taken), alone, message... }
 --   alone: -1 when the one message taken must run alone; 1 when this worker shall make room for one, else 0
-local claims, delayed, started, solitary, drainer = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local claims, delayed, unbegun, solitary, drainer = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local room, width, sources = tonumber(ARGV[1]), math.max(1, tonumber(ARGV[2])), tonumber(ARGV[3])
 local solitude, first_source, at, late = ARGV[4], 6, 5, 0
 
@@ -44,7 +44,7 @@ redis.call('HDEL', claims, '')
 local acked = tonumber(ARGV[at])
 in_batches(acked, function(first, last)
   late = late + (last - first + 1) - redis.call('HDEL', claims, unpack(ARGV, first, last))
-  redis.call('SREM', started, unpack(ARGV, first, last))
+  redis.call('SREM', unbegun, unpack(ARGV, first, last))
 end)
 at = at + acked + 1
 
@@ -89,23 +89,23 @@ for i = at + 1, at + 3 * returned, 3 do
       hand_on(source, text, string.match(where, '^to:(.+)$'))
     end
     redis.call('HDEL', claims, tag)
-    redis.call('SREM', started, tag)
+    redis.call('SREM', unbegun, tag)
   else
     late = late + 1
   end
 end
 at = at + 3 * returned + 1
 
-if solitude == 'empty' then redis.call('DEL', started) end
-in_batches(tonumber(ARGV[at]), function(first, last) redis.call('SADD', started, unpack(ARGV, first, last)) end)
+in_batches(tonumber(ARGV[at]), function(first, last) redis.call('SREM', unbegun, unpack(ARGV, first, last)) end)
 
 -- What a connection sent that was given up, and came late: nobody reads the reply, so nothing is taken for it.
 local asker = ARGV[at + tonumber(ARGV[at]) + 1]
-if asker and redis.call('HGET', claims, 'c') ~= asker then room = 0 end
+local named = room > 0 and redis.call('HMGET', claims, 'c', 'n')
+if asker and named and named[1] ~= asker then room = 0 end
 
 local reply, from, tag = { late, '', '', 0 }, {}, nil
 if room > 0 then
-  tag = tonumber(redis.call('HGET', claims, 'n') or '')
+  tag = tonumber(named[2] or '')
   if not tag then -- counted from now on, so that no tag of a former life of this hash comes again
     local t = redis.call('TIME')
     tag = t[1] * 1000000 + t[2]
@@ -113,11 +113,38 @@ if room > 0 then
   reply[2] = int(tag + 1)
 end
 
-local function claim(source, message)
+local tags, rows, taken, ahead = {}, {}, {}, {}
+
+local function choose(source, message)
   tag = tag + 1
-  redis.call('HSET', claims, int(tag), #KEYS[source] .. ':' .. KEYS[source] .. message)
+  tags[#tags + 1] = int(tag)
+  rows[#rows + 1] = int(tag)
+  rows[#rows + 1] = #KEYS[source] .. ':' .. KEYS[source] .. message
   from[#from + 1] = source - first_source + 1
   reply[#reply + 1] = message
+end
+
+local function next_in(list, many) -- its oldest message that is not chosen yet; `many` are looked at together
+  local seen = ahead[list]
+  if not seen or (#seen == 0 and not seen.all) then
+    local past = taken[list] or 0
+    seen = redis.call('LRANGE', list, -past - many, -past - 1)
+    seen.all = #seen < many
+    ahead[list] = seen
+  end
+  local message = table.remove(seen)
+  if message then taken[list] = (taken[list] or 0) + 1 end
+  return message
+end
+
+local function claim_chosen() -- before it leaves the lists: whatever goes wrong in between loses nothing
+  for first = 1, #tags, 1000 do
+    local last = math.min(first + 999, #tags)
+    redis.call('HSET', claims, unpack(rows, 2 * first - 1, 2 * last))
+    redis.call('SADD', unbegun, unpack(tags, first, last))
+  end
+  redis.call('HSET', claims, 'n', int(tag))
+  for list, count in pairs(taken) do redis.call('LTRIM', list, 0, -count - 1) end
 end
 
 local function oldest_solitary()
@@ -133,7 +160,8 @@ if solitude ~= '' and room > 0 and redis.call('LLEN', solitary) > 0 then
   local entry, source = oldest_solitary()
   if entry and solitude == 'empty' then
     local _, text = source_and_text(entry)
-    claim(source, text)
+    choose(source, text)
+    claim_chosen()
     redis.call('LREM', solitary, -1, entry)
     reply[4], room = -1, 0
     redis.call('DEL', drainer)
@@ -151,15 +179,14 @@ for first = 0, room > 0 and sources - 1 or -1, width do -- of one priority: a me
   while found do
     found = false
     for source = first_source + first, first_source + math.min(first + width, sources) - 1 do
-      local message = #from < room and redis.call('LINDEX', KEYS[source], -1)
+      local message = #from < room and next_in(KEYS[source], math.ceil((room - #from) / width))
       if message then
-        claim(source, message)
-        redis.call('RPOP', KEYS[source])
+        choose(source, message)
         found = true
       end
     end
   end
 end
-if #from > 0 then redis.call('HSET', claims, 'n', int(tag)) end
+if room > 0 and #from > 0 then claim_chosen() end
 reply[3] = table.concat(from, ' ')
 return reply

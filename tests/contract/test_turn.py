@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resilience import lua
 
-CLAIMS, DELAYED, STARTED, ALONE, DRAINER = "claims", "delayed", "started", "alone", "drainer"
+CLAIMS, DELAYED, UNBEGUN, ALONE, DRAINER = "claims", "delayed", "unbegun", "alone", "drainer"
 
 
 class Turn:
@@ -33,7 +33,7 @@ class Turn:
         """How many settlements came too late, and (tag, source, message) of what was taken."""
         sources, acked, returned, started = sources or [], acked or [], returned or [], started or []
         late, first, numbers, self.alone, *messages = self._script(
-            keys=[claims, DELAYED, STARTED, ALONE, DRAINER, *sources, *chain.from_iterable(waits or [])],
+            keys=[claims, DELAYED, UNBEGUN, ALONE, DRAINER, *sources, *chain.from_iterable(waits or [])],
             args=[
                 room, width, len(sources), solitude, len(acked), *acked,
                 len(returned), *chain.from_iterable((tag, text, where) for tag, text in returned),
@@ -170,20 +170,23 @@ def test_thousands_are_settled_in_one_turn(turn: Turn) -> None:
     assert turn.claimed() == set()
 
 
-def test_begun_tasks_are_marked_until_they_end(turn: Turn) -> None:
+def test_what_is_claimed_counts_as_not_begun_until_it_is_marked_or_ends(turn: Turn) -> None:
     put(turn, "q", "a", "b", "c")
     _, taken = turn(["q"], room=3)
     first, second, third = (tag for tag, _, _ in taken)
-    turn(started=[first, second, third])
-    assert turn.client.smembers(STARTED) == {first, second, third}
-    turn(acked=[first], returned=[(second, "")])
-    assert turn.client.smembers(STARTED) == {third}
+    assert turn.client.smembers(UNBEGUN) == {first, second, third}
+    turn(started=[first])
+    assert turn.client.smembers(UNBEGUN) == {second, third}
+    turn(acked=[second], returned=[(third, "")])
+    assert turn.client.exists(UNBEGUN) == 0
 
 
-def test_a_mark_that_came_after_the_end_goes_when_nothing_is_held(turn: Turn) -> None:
-    turn(started=["1"])
-    turn(["q"], room=1, solitude="empty")
-    assert turn.client.exists(STARTED) == 0
+def test_a_mark_that_comes_after_the_end_leaves_nothing_behind(turn: Turn) -> None:
+    put(turn, "q", "a")
+    _, [(tag, _, _)] = turn(["q"], room=1)
+    turn(acked=[tag])
+    turn(started=[tag])
+    assert not turn.client.exists(UNBEGUN)
 
 
 def set_aside(turn: Turn, source: str, text: str) -> None:

@@ -1,0 +1,99 @@
+"""The mark that a task has begun: made before it can do harm, by one cheap system call and no message of its own.
+
+A claim lies among the worker's `unbegun` ones until its tag is taken out, by a mark or by its end. So a mark that
+arrives after the end of its task changes nothing, and one needs no memory of a server that is full.
+
+Where the system can, marks go over a corked socket: the kernel has a mark when `say` returns, before the task begins,
+and sends it together with others, after 0.2 s at the latest, whatever the process does meanwhile: a task that stops
+the process, or that never lets go of the interpreter, does not hold it back. And it sends all that it has when the
+process ends, however that ends, SIGKILL included. Nobody looks at the marks of a worker before it has been dead, or
+silent, for longer than that.
+One thing would have the kernel throw them away: a process that ends with unread answers resets its connection. So the
+server is told not to answer here at all; where it will not hear of that, every mark is sent at once, as the answers
+are read later.
+What is lost is the mark of a task that brings down the whole machine, the kernel included, within 0.2 s of its begin.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import redis
+
+from resilience.delivery.lines import Packed, bounded
+
+logger = logging.getLogger("celeriac")
+
+UNREAD = 50
+"""So many short answers lie unread before they are looked at: looking costs more than saying."""
+
+_CORK = getattr(socket, "TCP_CORK", None)  # of Linux
+
+
+class Marker:
+    """Says something to the server from any thread and does not wait for the answer: what was said outlives a SIGKILL.
+
+    Connected once, by the loop; after trouble it stays silent until the next channel has one of its own.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        pool = channel.async_pool
+        self._connection = pool.connection_class(**bounded(pool.connection_kwargs))
+        self._works = False
+        self._is_answered = True
+        self._unanswered = 0
+        self._lock = threading.Lock()
+
+    def connect(self) -> None:
+        """Be ready to speak: before the first task begins."""
+        self._connection.connect()
+        self._is_answered = not self._hush()
+        if not self._is_answered and _CORK is not None:
+            with suppress(OSError):  # a Unix socket has no cork
+                self._connection._sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)  # noqa: SLF001  redis-py sets options only before it connects
+        self._works = True
+
+    def say(self, words: Callable[[], bytes]) -> None:
+        """Send the command that `words` makes, unless it is empty; it is not asked for one that cannot be sent."""
+        with self._lock:
+            if not self._works:
+                return
+            try:
+                if self._unanswered >= UNREAD:
+                    self._listen()
+                command = words()
+                if command:
+                    # no health check: it would wait for an answer
+                    self._connection.send_packed_command([command], check_health=False)
+                    self._unanswered += self._is_answered
+            except (OSError, redis.RedisError) as error:
+                self._works = False
+                logger.debug("celeriac: started tasks are marked by the turns from now on: %s", error)
+
+    def _hush(self) -> bool:
+        """Have the server answer no more; False where this user may not, or a proxy does not know that."""
+        off, on = (Packed("CLIENT", "REPLY", word).with_words() for word in ("OFF", "ON"))
+        self._connection.send_packed_command([off + on], check_health=False)
+        try:
+            self._connection.read_response()
+        except redis.ResponseError:
+            with suppress(redis.ResponseError):
+                self._connection.read_response()
+            return False
+        self._connection.send_packed_command([off], check_health=False)
+        return True
+
+    def _listen(self) -> None:
+        while self._unanswered and self._connection.can_read(timeout=0):
+            self._connection.read_response()
+            self._unanswered -= 1
+
+    def close(self) -> None:
+        with self._lock:
+            self._works = False
+            self._connection.disconnect()
