@@ -76,9 +76,10 @@ class Intake:
         def on_task_received(message: Any) -> None:
             try:
                 headers = message.headers
-                if type(headers.get("task", "")) is not str:
+                task = headers.get("task", "")
+                if type(task) is not str:
                     self.on_unknown_message(None, message)
-                elif headers.get("task", "") not in strategies and "task" in headers:
+                elif task not in strategies and "task" in headers:
                     handle(message)  # unknown here: its body is nobody's business
                 elif self._is_sound(message, headers):
                     handle(message)
@@ -116,10 +117,12 @@ class Intake:
             fault = fault_of(told, *payload)
         else:
             return "its body is not a task's"
+        if fault or (told.get("eta") is None and told.get("expires") is None):
+            return fault
         for name in ("eta", "expires"):
-            if not fault and told.get(name) is not None and not self._is_time(told[name]):
-                fault = f"its {name} is no time"
-        return fault
+            if told.get(name) is not None and not self._is_time(told[name]):
+                return f"its {name} is no time"
+        return ""
 
     def _is_time(self, value: Any) -> bool:
         if not isinstance(value, (str, datetime)):

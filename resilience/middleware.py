@@ -96,7 +96,7 @@ class Resilience:
         self.exits = exits = Exits(core)
         app.steps["consumer"].add(gate_for(core, exits))
         verdict.connect()
-        Receivers(app, self.runner.observe).connect()
+        Receivers(app, self.runner.observe, self.runner.ended_well).connect()
         WorkerLife(core, self._health, exits, self.rotation, self.checkout, self.runner.observe_dead)
         if app.configured:
             app.add_defaults(self._defaults())

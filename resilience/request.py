@@ -63,9 +63,10 @@ class ResilientRequest(Request):
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's name
         """Celery's own event, its error redacted: Flower and every consumer of events show it."""
-        for name in ("exception", "traceback"):
-            if name in fields and isinstance(fields[name], str):
-                fields[name] = redact(fields[name])
+        if "exception" in fields or "traceback" in fields:
+            for name in ("exception", "traceback"):
+                if isinstance(fields.get(name), str):
+                    fields[name] = redact(fields[name])
         super().send_event(type, **fields)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:

@@ -6,7 +6,6 @@ What becomes of a failure is decided in `recovery.decide` and carried out in `fa
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
 from resilience.fates import Fates, begins, journey_at, republish
 from resilience.recovery.deadline import left_s
-from resilience.recovery.failover import Journey, OnOpen, Plan, detour, journey_of, level_in
+from resilience.recovery.failover import HEADER, Journey, OnOpen, Plan, detour, journey_of, level_in
 from resilience.workers.running import RunningAttempt
 from signals.events import Attempt, Result
 from signals.redact import describe
@@ -43,8 +42,8 @@ class Runner:
         self._core = core
         self._fates = Fates(core)
         self._aid = Aid(core)
+        # Written and emptied by one step of the interpreter each, so that threads need no lock.
         self._permits: dict[tuple[str, int], Permit] = {}
-        self._lock = threading.Lock()
         self._listeners: list[Listener] = []
 
     # -- before ------------------------------------------------------------------------------------------------
@@ -67,28 +66,34 @@ class Runner:
         plan = self._core.plan_of_message(task.name, request.headers, task)
         if plan is None:
             return
-        self._keep_deadline(task, request)
-        if not self._core.circuits_on:
+        core = self._core
+        if request.headers:
+            self._keep_deadline(task, request)
+        if not core.circuits_on:
             return
-        journey = journey_at(task, request)
-        circuit = plan.circuit_at(level_in(plan, journey))
+        level, spent = 0, 0
+        if request.headers and HEADER in request.headers:
+            journey = journey_at(task, request)
+            level, spent = level_in(plan, journey), journey.spent
+        circuit = plan.circuit_at(level)
         attempt = (request.retries or 0) + 1
-        try:
-            lease_s = self._lease_s(task, request)
-            permit = self._core.breakers.admit(circuit, f"{request.id}:{attempt}", lease_s, ramp=False)
-        except CircuitOpenError as refusal:
-            if request.is_eager:
-                raise
-            if plan.on_open is OnOpen.FAIL:
-                self._fates.fail_fast(task, request, attempt, refusal)
-                raise
-            self._move_away(task, request, plan, journey, refusal)
-        else:
-            if attempt - 1 == journey.spent:  # its first on this level: it counts once however often it retries
-                self._core.budgets.called(circuit)
-            run_under(permit)
-            with self._lock:
-                self._permits[request.id, attempt] = permit
+        permit = core.breakers.admit_freely(circuit)  # as nearly always: nothing has to be known of the attempt
+        if permit is None:
+            try:
+                lease_s = self._lease_s(task, request)
+                permit = core.breakers.admit(circuit, f"{request.id}:{attempt}", lease_s, ramp=False)
+            except CircuitOpenError as refusal:
+                if request.is_eager:
+                    raise
+                if plan.on_open is OnOpen.FAIL:
+                    self._fates.fail_fast(task, request, attempt, refusal)
+                    raise
+                self._move_away(task, request, plan, journey_at(task, request), refusal)
+                return
+        if attempt - 1 == spent:  # its first on this level: it counts once however often it retries
+            core.budgets.called(circuit)
+        run_under(permit)
+        self._permits[request.id, attempt] = permit
 
     def _lease_s(self, task: Any, request: Any) -> float | None:
         """A half-open permit lives as long as the attempt may run: its hard time limit, else the policy's default."""
@@ -155,6 +160,17 @@ class Runner:
             self._aid.ended_well(attempt.task, headers)
         self._tell(attempt)
 
+    def ended_well(self, task: str, request: Any) -> bool:
+        """Settle an attempt that succeeded, at no more cost than that; False, and nothing done, where more is to do."""
+        if self._listeners:
+            return False
+        permit = self._permits.pop((request.id, (request.retries or 0) + 1), None)
+        if permit is None:
+            return False
+        permit.settle()
+        self._aid.ended_well(task, request.headers)
+        return True
+
     def observe_lost(self, attempt: Attempt, headers: Mapping[str, Any] | None) -> None:
         """The main process's word on an attempt that its child, or its thread, cannot tell any more."""
         if not self._settled(attempt):
@@ -180,8 +196,7 @@ class Runner:
             self._tell(attempt)
 
     def _settled(self, attempt: Attempt) -> bool:
-        with self._lock:
-            permit = self._permits.pop((attempt.task_id, attempt.attempt), None)
+        permit = self._permits.pop((attempt.task_id, attempt.attempt), None)
         if permit is not None:
             permit.settle(_ending(attempt))
         return permit is not None

@@ -30,6 +30,9 @@ from signals.events import Attempt, Result
 Observer = Callable[[Attempt, Any], None]
 """Takes an attempt and the custom headers of its message."""
 
+EndedWell = Callable[[str, Any], bool]
+"""Takes the task's name and the request of an attempt that succeeded; False where an observer is to hear of it."""
+
 _STARTED_ATTRIBUTE = "_celeriac_started"
 _ERROR_ATTRIBUTE = "_celeriac_error"
 
@@ -47,9 +50,10 @@ def remember(request: Any, error: Exception) -> None:
 class Receivers:
     """Connects an observer to the signals of one app's tasks; every attempt reaches it at most once."""
 
-    def __init__(self, app: Any, observe: Observer) -> None:
+    def __init__(self, app: Any, observe: Observer, ended_well: EndedWell = lambda _name, _request: False) -> None:
         self._app = app
         self._observe = observe
+        self._ended_well = ended_well
 
     def connect(self) -> None:
         """Connect once; connecting the same app again replaces nothing and doubles nothing."""
@@ -64,11 +68,15 @@ class Receivers:
 
     def _on_prerun(self, sender: Any = None, **_: Any) -> None:
         if self._is_ours(sender):
-            setattr(sender.request, _STARTED_ATTRIBUTE, time.monotonic())
+            setattr(sender.request, _STARTED_ATTRIBUTE, (self, time.monotonic()))
 
     def _on_success(self, sender: Any = None, **_: Any) -> None:
-        if self._is_ours(sender):
-            self._report(sender, Result.SUCCESS, None)
+        request: Any = getattr(sender, "request", None)
+        if self._has_begun(request):
+            if self._ended_well(sender.name, request):
+                setattr(request, _STARTED_ATTRIBUTE, None)
+            else:
+                self._report(sender, Result.SUCCESS, None)
 
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: Any
@@ -82,17 +90,23 @@ class Receivers:
 
     def _on_postrun(self, sender: Any = None, task_id: str = "", state: str | None = None, **_: Any) -> None:
         # Ignore, Reject and a task that revoked itself send no result signal: the attempt ended and says nothing.
-        if not (self._is_ours(sender) and sender.request.id == task_id):
+        request: Any = getattr(sender, "request", None)
+        if not self._has_begun(request) or request.id != task_id:
             return
         if state is not None:
             self._report(sender, Result.NOTHING, None)
             return
         passing = sys.exc_info()[1]
-        if isinstance(passing, Exception) or sender.request.is_eager:
-            self._report_error(sender, getattr(sender.request, _ERROR_ATTRIBUTE, None))
+        if isinstance(passing, Exception) or request.is_eager:
+            self._report_error(sender, getattr(request, _ERROR_ATTRIBUTE, None))
 
     def _is_ours(self, task: Any) -> bool:
         return getattr(task, "app", None) is self._app
+
+    def _has_begun(self, request: Any) -> bool:
+        """Whether this very object saw the attempt begin, and has not told its end: no other app's attempt is that."""
+        begun = getattr(request, _STARTED_ATTRIBUTE, None)
+        return begun is not None and begun[0] is self
 
     def _report_error(self, task: Any, error: Any) -> None:
         """Report a failure, or nothing where there is no error: a retry without one behind it is a poll."""
@@ -102,9 +116,9 @@ class Receivers:
 
     def _report(self, task: Any, result: Result, error: BaseException | None) -> None:
         request = task.request
-        started = getattr(request, _STARTED_ATTRIBUTE, None)
-        if started is None:
+        if not self._has_begun(request):
             return  # reported already, or never begun
+        _, started = getattr(request, _STARTED_ATTRIBUTE)
         setattr(request, _STARTED_ATTRIBUTE, None)
         setattr(request, _ERROR_ATTRIBUTE, None)  # it holds the frames, and they the request
         attempt = Attempt(

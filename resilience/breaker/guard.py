@@ -139,11 +139,16 @@ class Breakers:
         `permit_id` names the call (a repeated ask with the same id is the same permit); `lease_s` is how long a
         half-open permit lives if nobody settles it. Without `ramp` a circuit that closed a moment ago admits all.
         """
-        view = self._views.get(name)
-        if view is not None and view.free:
-            return Permit(self, name, view.epoch)
+        free = self.admit_freely(name)
+        if free is not None:
+            return free
         permit = self._admit_by(name, self._view(name), ramp)
         return permit if permit is not None else self._admit_by_asking(name, permit_id, lease_s)
+
+    def admit_freely(self, name: str) -> Permit | None:
+        """A permit where this process knows the circuit as closed, without a ramp; else None: `admit` has to look."""
+        view = self._views.get(name)
+        return Permit(self, name, view.epoch) if view is not None and view.free else None
 
     async def admit_async(self, name: str, permit_id: str | None = None, lease_s: float | None = None) -> Permit:
         """The same for an event loop: what has to be asked of the store is asked on a thread."""

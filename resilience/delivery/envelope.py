@@ -6,12 +6,15 @@ import json
 from contextlib import suppress
 from typing import Any
 
+from kombu.serialization import registry
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 ENTRY = "celeriac-entry"
 """In a payload that kombu made a message of: the list where it lay and its bytes there."""
+
+_JSON = "application/json"
 
 _TYPED, _ESCAPED = "__type__", "\\u"
 """In a text without these kombu's JSON decoder finds nothing of its own."""
@@ -25,14 +28,31 @@ class UnreadableError(ValueError):
         self.because = because
 
 
+def _is_kombus_own() -> bool:
+    """Whether nobody has put a decoder of his own in the place of kombu's for JSON."""
+    return registry._decoders.get(_JSON) is loads  # noqa: SLF001  kombu has no public look-up
+
+
 class OwnedMessage(virtual.Message):
     """Kombu's message; what goes wrong while one is made is told apart from what goes wrong when it is handled."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    held: Any = None
+    """What the worker holds, this message among it; None of a fan-out's, which is nobody's claim."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         try:
-            super().__init__(*args, **kwargs)
+            super().__init__(payload, channel, **kwargs)
         except Exception as error:
             raise UnreadableError(error) from error
+        if ENTRY in payload:
+            self.held = channel.held
+
+    def _decode(self) -> Any:
+        # What kombu does for JSON, past its decoder for types that JSON does not have; whatever is odd is kombu's.
+        if self.content_type == _JSON and self.accept and _JSON in self.accept and _is_kombus_own():
+            with suppress(Exception):
+                return read(self.body)
+        return super()._decode()
 
 
 def read(raw: bytes) -> Any:

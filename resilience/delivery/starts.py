@@ -91,9 +91,8 @@ def cancelled(request: Any) -> None:
 
 
 def held_of(message: Any) -> Held | None:
-    """What this worker holds, if the message is of it. A fan-out's is nobody's claim: kombu's own tag is no number."""
-    channel: Any = getattr(message, "channel", None)
-    return channel.held if getattr(channel, "owned", False) and str(message.delivery_tag).isdigit() else None
+    """What this worker holds, if the message is of it."""
+    return getattr(message, "held", None)
 
 
 def _begin(held: Held, request: Any) -> None:

@@ -23,6 +23,9 @@ _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "stamped_headers": ((list, tuple), _LIST),
     "stamps": ((dict,), _TABLE),
 }
+_NONE = [None, None]
+"""The limits of nearly every task."""
+
 _EMBEDDED_LISTS = ("callbacks", "errbacks", "chain")
 
 
@@ -40,11 +43,11 @@ def fault_of(told: Mapping[str, Any], args: Any, kwargs: Any, embed: Any) -> str
         if value is not None and type(value) not in kinds:
             return f"its {name} is not {right}"
     limits = told.get("timelimit")
-    if limits is not None and not _are_limits(limits):
+    if limits is not None and limits != _NONE and not _are_limits(limits):
         return "its timelimit is not a pair of seconds"
     if not isinstance(args, (list, tuple)):
         return "its arguments are not a list"
-    if not isinstance(kwargs, dict) or not all(type(name) is str for name in kwargs):
+    if not isinstance(kwargs, dict) or (kwargs and not all(type(name) is str for name in kwargs)):
         return "its keyword arguments are not a table of names"
     return _fault_of_embedded(embed)
 

@@ -1,0 +1,59 @@
+"""What a process said of a task's begin reaches the server, however the process ends a moment later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from resilience.local.orphans import bound_to_parent
+from resilience.local.redis_server import RedisServer
+from resilience.testing import until
+
+CODE = """
+import ctypes, os, signal, sys, types, redis
+from resilience.delivery.lines import Packed
+from resilience.delivery.marks import Marker
+marker = Marker(types.SimpleNamespace(async_pool=redis.ConnectionPool.from_url(sys.argv[1])))
+marker.connect()
+for tag in range(int(sys.argv[2])):
+    marker.say(lambda: Packed("SREM", "unbegun").with_words(str(tag)))
+{}
+"""
+ENDS = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "crashed": "ctypes.string_at(0)",
+    "gone without a word": "os._exit(1)",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "in a loop that keeps the interpreter": "ctypes.PyDLL(None).usleep(60_000_000)",
+}
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def said(client: redis.Redis, url: str, marks: int, end: str) -> None:
+    """A process says so many marks, then ends so; they arrive, while it is looked at by nobody."""
+    client.sadd("unbegun", *map(str, range(marks + 1)))
+    process = subprocess.Popen(bound_to_parent([sys.executable, "-c", CODE.format(end), url, str(marks)]))
+    try:
+        until(lambda: client.smembers("unbegun") == {str(marks).encode()}, what="only the neighbour is unmarked")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+def test_a_mark_outlives_the_process_that_said_it(client: redis.Redis, redis_url: str, end: str) -> None:
+    said(client, redis_url, 3, end)
+
+
+def test_who_may_not_silence_the_server_marks_all_the_same(client: redis.Redis, redis_server: RedisServer) -> None:
+    client.execute_command("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", "-client")
+    said(client, redis_server.url().replace("://", "://plain:word@", 1), 200, ENDS["killed"])
