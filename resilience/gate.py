@@ -106,7 +106,7 @@ class Gate(bootsteps.StartStopStep):
     def _gated(self, name: str, strategy: Strategy) -> Strategy:
         if not self._core.circuits_on:
             return strategy
-        plan, may_enter = self._core.plan_for(name), self._core.may_enter
+        plan, may_enter, breakers = self._core.plan_for(name), self._core.may_enter, self._core.breakers
         circuit = None if plan is None else plan.circuit
 
         def gated(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ class Gate(bootsteps.StartStopStep):
             begin = strategy
             try:
                 at_home = HEADER not in headers
-                passes = at_home and (circuit is None or may_enter(circuit))
+                passes = at_home and (circuit is None or breakers.is_free(circuit) or may_enter(circuit))
                 if not passes and is_due(headers, time.time()):
                     begin = self._elsewhere(name, message, ack, refused=at_home) or strategy
             except Exception as error:  # noqa: BLE001  a mangled message, or no broker: it runs here, where Celery judges it

@@ -99,9 +99,10 @@ class Intake:
             self._consumer.on_decode_error(message, error)
             return False
         fault = self._fault(message, headers, payload)
-        if fault:
-            self._leave(message, Reason.MALFORMED, fault, lambda: self._reject(message, fault))
-        return not fault
+        if not fault:
+            return True
+        self._leave(message, Reason.MALFORMED, fault, lambda: self._reject(message, fault))
+        return False
 
     def _fault(self, message: Any, headers: Any, payload: Any) -> str:
         if not isinstance(message.delivery_info, dict):

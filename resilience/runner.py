@@ -63,19 +63,18 @@ class Runner:
             logger.exception("celeriac: %s[%s] runs unguarded", task.name, request.id)
 
     def _enter(self, task: Any, request: Any) -> None:
-        plan = self._core.plan_of_message(task.name, request.headers, task)
+        core, headers = self._core, request.headers
+        plan = core.plan_of_message(task.name, headers, task) if headers else core.plan_for(task.name, task)
         if plan is None:
             return
-        core = self._core
-        if request.headers:
+        if headers:
             self._keep_deadline(task, request)
         if not core.circuits_on:
             return
-        level, spent = 0, 0
-        if request.headers and HEADER in request.headers:
+        circuit, spent = plan.circuit, 0
+        if headers and HEADER in headers:
             journey = journey_at(task, request)
-            level, spent = level_in(plan, journey), journey.spent
-        circuit = plan.circuit_at(level)
+            circuit, spent = plan.circuit_at(level_in(plan, journey)), journey.spent
         attempt = (request.retries or 0) + 1
         permit = core.breakers.admit_freely(circuit)  # as nearly always: nothing has to be known of the attempt
         if permit is None:

@@ -88,7 +88,7 @@ def guarded(task: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     is never moved or retried, and an open circuit raises CircuitOpenError into it: its caller waits for the answer.
     """
     request = task.request_stack.top
-    is_run = request is not None and is_under_way(request) and not getattr(request, _GUARDED, False)
+    is_run = request is not None and not getattr(request, _GUARDED, False) and is_under_way(request)
     resilience = getattr(task.app, "resilience", None) if is_run else None
     if resilience is None:
         return call(*args, **kwargs)

@@ -35,12 +35,11 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-def run_under(permit: Permit) -> None:
-    """A task begins to run under `permit`: calls through the same circuit inside it are part of it until it is settled.
+run_under = _task.set
+"""A task begins to run under a permit: calls through the same circuit inside it are part of it until it is settled.
 
-    Else they would count twice, and where one probe is let through the task would stand in the way of its own call.
-    """
-    _task.set(permit)
+Else they would count twice, and where one probe is let through the task would stand in the way of its own call.
+"""
 
 
 class CircuitCalls:

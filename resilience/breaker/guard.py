@@ -145,6 +145,11 @@ class Breakers:
         permit = self._admit_by(name, self._view(name), ramp)
         return permit if permit is not None else self._admit_by_asking(name, permit_id, lease_s)
 
+    def is_free(self, name: str) -> bool:
+        """Whether this process knows the circuit as closed, without a ramp: one look-up, and nothing is begun."""
+        view = self._views.get(name)
+        return view is not None and view.free
+
     def admit_freely(self, name: str) -> Permit | None:
         """A permit where this process knows the circuit as closed, without a ramp; else None: `admit` has to look."""
         view = self._views.get(name)

@@ -15,22 +15,19 @@ AT_ONCE = 10
 class Tally:
     """Successes of one circuit under one epoch. All but `count_one` is for who holds the lock of its `Pending`."""
 
-    __slots__ = ("_seen", "_ticks", "epoch", "looked_at", "slow", "slow_after_s")
+    __slots__ = ("_seen", "count_one", "epoch", "looked_at", "slow", "slow_after_s")
 
     def __init__(self, epoch: int, looked_at: float) -> None:
         self.epoch = epoch
         self.looked_at = looked_at
         self.slow = 0
         self.slow_after_s = math.inf
-        self._ticks = itertools.count()
+        self.count_one = itertools.count().__next__  # one step of the interpreter: threads need no lock to lose none
         self._seen = 0
-
-    def count_one(self) -> None:
-        next(self._ticks)  # one step of the interpreter: threads need no lock to lose none
 
     def take(self) -> tuple[int, int]:
         """How many there were since the last time, and the slow ones among them."""
-        ticks = next(self._ticks)  # to look is one tick, too
+        ticks = self.count_one()  # to look is one tick, too
         count, self._seen = ticks - self._seen, ticks + 1
         slow, self.slow = self.slow, 0
         return count, slow

@@ -28,20 +28,22 @@ class Arrivals(Turns):
             raise Empty
         if self.held.blocks:
             self._stop_waiting()  # nothing must arrive while the loop stands still
-        unwanted = []
+        held, unwanted = self.held, []
         for tag, source, raw in taken:
-            if self._queue_of(source) not in self._active_queues:
+            queue = self._queue_of(source)
+            if queue not in self._active_queues:
                 unwanted.append(tag)  # a signal came: the worker consumes no more
-            elif self.held.begin(tag):  # else it went back while the worker was inside the one before it
-                self._deliver(tag, source, raw)
-                self._tell_in_between()
+            elif held.begin(tag):  # else it went back while the worker was inside the one before it
+                self._deliver(tag, source, raw, queue)
+                if held.blocks and time.monotonic() - self._main.sent_at > UNTOLD_S:
+                    self._tell_in_between()
         for tag in reversed(unwanted):
-            self.held.give_back(tag, redelivered)
+            held.give_back(tag, redelivered)
         return True
 
     def _tell_in_between(self) -> None:
         """A solo worker runs all that it took in one turn: what ended must not wait for the last of them."""
-        if self.held.blocks and self.held.waits_to_be_told and time.monotonic() - self._main.sent_at > UNTOLD_S:
+        if self.held.waits_to_be_told:
             try:
                 self._send(room=0)
                 self._reply()
@@ -49,10 +51,12 @@ class Arrivals(Turns):
                 self._refused(error)
 
     def _queue_of(self, source: str) -> str:
-        return str(source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0])
+        queue = self._queues.get(source)
+        if queue is None:
+            queue = self._queues[source] = str(source[len(self.global_keyprefix) :].rsplit(self.sep, 1)[0])
+        return queue
 
-    def _deliver(self, tag: str, source: str, raw: bytes) -> None:
-        queue = self._queue_of(source)
+    def _deliver(self, tag: str, source: str, raw: bytes, queue: str) -> None:
         self._queue_cycle.rotate(queue)
         try:
             payload = read(raw)

@@ -16,6 +16,8 @@ ENTRY = "celeriac-entry"
 
 _JSON = "application/json"
 
+_decode = json.JSONDecoder().raw_decode
+
 _TYPED, _ESCAPED = "__type__", "\\u"
 """In a text without these kombu's JSON decoder finds nothing of its own."""
 
@@ -26,11 +28,6 @@ class UnreadableError(ValueError):
     def __init__(self, because: Exception) -> None:
         super().__init__(str(because))
         self.because = because
-
-
-def _is_kombus_own() -> bool:
-    """Whether nobody has put a decoder of his own in the place of kombu's for JSON."""
-    return registry._decoders.get(_JSON) is loads  # noqa: SLF001  kombu has no public look-up
 
 
 class OwnedMessage(virtual.Message):
@@ -49,16 +46,25 @@ class OwnedMessage(virtual.Message):
 
     def _decode(self) -> Any:
         # What kombu does for JSON, past its decoder for types that JSON does not have; whatever is odd is kombu's.
-        if self.content_type == _JSON and self.accept and _JSON in self.accept and _is_kombus_own():
-            with suppress(Exception):
+        usual = self.content_type == _JSON and self.content_encoding == "utf-8"
+        if usual and self.accept and _JSON in self.accept and registry._decoders.get(_JSON) is loads:  # noqa: SLF001  kombu has no public look-up
+            try:
                 return read(self.body)
+            except Exception:  # noqa: BLE001  kombu's own decoder says what is wrong, in its own way
+                return super()._decode()
         return super()._decode()
 
 
 def read(raw: bytes) -> Any:
     """What kombu makes of a message's bytes, in half the time where no value is of a type that JSON does not have."""
     text = raw.decode()
-    return loads(text) if _TYPED in text or _ESCAPED in text else json.loads(text)
+    if _TYPED in text or _ESCAPED in text:
+        return loads(text)
+    try:
+        value, end = _decode(text)
+    except ValueError:
+        end = -1
+    return value if end == len(text) else json.loads(text)  # with blanks around it, or none at all: it says why
 
 
 def redelivered(raw: bytes) -> bytes:

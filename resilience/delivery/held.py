@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -142,7 +143,7 @@ class Held:
     def start(self, tag: str) -> bool:
         """Its task runs from now on; False if the message may be somebody else's by now: then it must not run."""
         with self._lock:
-            if self.lapsed or tag not in self._messages:
+            if time.monotonic() > self.lease_until or tag not in self._messages:
                 if tag in self._messages:  # the next beat may renew the lease: then nobody would give it back
                     self.reconnect_because("it refused to begin a task while its lease had lapsed")
                 return False
@@ -153,7 +154,7 @@ class Held:
 
     def given(self, tag: str, job: Any) -> None:
         """The pool's own handle of a task that it was given."""
-        if job is not None and tag in self._messages:
+        if tag in self._messages:
             self._jobs.setdefault(tag, job)
 
     def will_end(self) -> set[str]:
@@ -164,6 +165,11 @@ class Held:
         """
         jobs = list(self._jobs.items())
         return {tag for tag, job in jobs if job is _HERE or getattr(job, "_write_to", None) is not None}
+
+    @property
+    def to_mark(self) -> deque[str]:
+        """The same to be taken one by one."""
+        return self._unmarked
 
     def unmarked(self) -> list[str]:
         """Tags that started and are not marked as such on the server; they are taken out."""
@@ -291,8 +297,9 @@ def alone_key(namespace: str) -> str:
 
 def _drain(queue: deque[T]) -> list[T]:
     items: list[T] = []
-    while queue and len(items) < MOST_AT_ONCE:
-        items.append(queue.popleft())
+    with suppress(IndexError):  # another thread took the last one meanwhile
+        while queue and len(items) < MOST_AT_ONCE:
+            items.append(queue.popleft())
     return items
 
 

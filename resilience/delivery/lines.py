@@ -32,6 +32,11 @@ class Packed:
         """The bytes of the whole command."""
         return b"*%d\r\n%b%b" % (self._count + len(words), self._words, _packed(words))
 
+    def with_word(self, word: str) -> bytes:
+        """The same with one more."""
+        coded = word.encode()
+        return b"*%d\r\n%b$%d\r\n%b\r\n" % (self._count + 1, self._words, len(coded), coded)
+
 
 def _packed(words: Iterable[str | int | bytes]) -> bytes:
     coded = [word if isinstance(word, bytes) else str(word).encode() for word in words]

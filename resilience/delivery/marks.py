@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -36,13 +36,16 @@ _CORK = getattr(socket, "TCP_CORK", None)  # of Linux
 
 
 class Marker:
-    """Says something to the server from any thread and does not wait for the answer: what was said outlives a SIGKILL.
+    """Marks from any thread and does not wait for the answer: what was said outlives a SIGKILL.
 
+    `unbegun` is the key of the worker's set; `unmarked` has the tags to be marked, which a turn may take as well.
     Connected once, by the loop; after trouble it stays silent until the next channel has one of its own.
     """
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, unbegun: str, unmarked: deque[str]) -> None:
         pool = channel.async_pool
+        self._mark = Packed("SREM", unbegun)
+        self._unmarked = unmarked
         self._connection = pool.connection_class(**bounded(pool.connection_kwargs))
         self._works = False
         self._is_answered = True
@@ -58,21 +61,26 @@ class Marker:
                 self._connection._sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)  # noqa: SLF001  redis-py sets options only before it connects
         self._works = True
 
-    def say(self, words: Callable[[], bytes]) -> None:
-        """Send the command that `words` makes, unless it is empty; it is not asked for one that cannot be sent."""
+    def say(self) -> None:
+        """Mark what is to be marked, if anything; what cannot be sent is left to the turns."""
         with self._lock:
             if not self._works:
                 return
+            tag = ""
             try:
                 if self._unanswered >= UNREAD:
                     self._listen()
-                command = words()
-                if command:
+                while self._unmarked:
+                    tag = self._unmarked.popleft()
                     # no health check: it would wait for an answer
-                    self._connection.send_packed_command([command], check_health=False)
+                    self._connection.send_packed_command([self._mark.with_word(tag)], check_health=False)
                     self._unanswered += self._is_answered
+            except IndexError:
+                return  # a turn took the last one meanwhile
             except (OSError, redis.RedisError) as error:
                 self._works = False
+                if tag:
+                    self._unmarked.appendleft(tag)
                 logger.debug("celeriac: started tasks are marked by the turns from now on: %s", error)
 
     def _hush(self) -> bool:

@@ -70,10 +70,11 @@ class Owning(_Base):
         self._keys = [self._prefixed(key) for key in held.turn_keys]
         self._main = Line(self, "TURN")
         self._waits = IdleWaits(self, self._claims, self._wait_key, self._on_wait)
-        self._marker = Marker(self)
+        self._marker = Marker(self, self._prefixed(held.unbegun_key), held.to_mark)
+        self.say_started = self._marker.say
         self._wake = Wake()
         self._woken = self._lingers = False
-        self._mark = Packed("SREM", self._prefixed(held.unbegun_key))
+        self._queues: dict[str, str] = {}
         self._calls: dict[tuple[str, ...], tuple[list[str], Packed]] = {}
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
         self._sha = ""
@@ -87,7 +88,7 @@ class Owning(_Base):
         self._marker.connect()
         if held.joined_by(self):
             self._recover()
-        held.say_started = self.say_started
+        held.say_started = self._marker.say
 
     def _recover(self) -> None:
         """What a former connection left: claims whose delivery never arrived, and what is held but not run, go back."""

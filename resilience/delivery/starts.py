@@ -26,12 +26,15 @@ def watch(pool: Any, held: Held) -> None:
 
     def apply_async(*args: Any, **options: Any) -> Any:
         request: Any = getattr(options.get("accept_callback"), "__self__", None)
-        mine = held_of(getattr(request, "message", None))
-        if mine is None:
+        message = getattr(request, "message", None)
+        mine = held_of(message)
+        if message is None or mine is None:
             return stock(*args, **options)
-        _begin(mine, request)
+        tag = message.delivery_tag
+        _begin(mine, request, tag)
         job = stock(*args, **options)
-        mine.given(request.message.delivery_tag, job)
+        if job is not None:
+            mine.given(tag, job)
         return job
 
     pool.apply_async = apply_async
@@ -78,9 +81,10 @@ def when_terminated(pool: Any, then: Callable[[], None]) -> None:
 
 def accepted(request: Any) -> None:
     """A pool of this very process begins the task of this request."""
-    held = held_of(request.message)
+    message = request.message
+    held = held_of(message)
     if held is not None and held.begins_on_accept:
-        _begin(held, request)
+        _begin(held, request, message.delivery_tag)
 
 
 def cancelled(request: Any) -> None:
@@ -95,8 +99,8 @@ def held_of(message: Any) -> Held | None:
     return getattr(message, "held", None)
 
 
-def _begin(held: Held, request: Any) -> None:
-    if not held.start(request.message.delivery_tag):
+def _begin(held: Held, request: Any, tag: str) -> None:
+    if not held.start(tag):
         raise TaskRevokedError(f"{request.id} is not begun: its message may be another worker's by now")
     if held.blocks or held.begins_on_accept:
         held.say_started()  # no turn of the loop comes between here and the task

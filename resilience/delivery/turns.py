@@ -107,14 +107,6 @@ class Turns(Owning):
         window = self.qos.prefetch_count
         return len(self.held) * 2 > window if window else bool(len(self.held))
 
-    def say_started(self) -> None:
-        """Mark what began before it can do harm, when no turn can carry the marks; from any thread."""
-        self._marker.say(self._marks)
-
-    def _marks(self) -> bytes:
-        tags = self.held.unmarked()
-        return self._mark.with_words(*tags) if tags else b""
-
     def _send(self, room: int) -> None:
         settled, started = self.held.settle(), self.held.unmarked()
         if self._moved:
@@ -177,8 +169,9 @@ class Turns(Owning):
         return taken
 
     def _drop_overdue(self) -> None:
+        sent_before = time.monotonic() - OVERDUE_S
         for line in self._lines:
-            if line.overdue(OVERDUE_S):
+            if line.busy and line.sent_at < sent_before and line.overdue(OVERDUE_S):
                 line.break_off()
                 raise redis.ConnectionError(f"no reply of the broker within {OVERDUE_S} s")
 

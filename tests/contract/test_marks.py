@@ -14,13 +14,14 @@ from resilience.local.redis_server import RedisServer
 from resilience.testing import until
 
 CODE = """
-import ctypes, os, signal, sys, types, redis
-from resilience.delivery.lines import Packed
+import collections, ctypes, os, signal, sys, types, redis
 from resilience.delivery.marks import Marker
-marker = Marker(types.SimpleNamespace(async_pool=redis.ConnectionPool.from_url(sys.argv[1])))
+begun = collections.deque()
+marker = Marker(types.SimpleNamespace(async_pool=redis.ConnectionPool.from_url(sys.argv[1])), "unbegun", begun)
 marker.connect()
 for tag in range(int(sys.argv[2])):
-    marker.say(lambda: Packed("SREM", "unbegun").with_words(str(tag)))
+    begun.append(str(tag))
+    marker.say()
 {}
 """
 ENDS = {

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+import kombu
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.asynchronous import Hub
+from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
-from resilience.delivery.envelope import read
+from resilience.delivery.envelope import OwnedMessage, read
 from resilience.delivery.lines import Packed, Wake
 from resilience.delivery.poller import OwnedPoller
 
@@ -80,3 +83,31 @@ def test_a_turn_that_waits_is_due_once() -> None:
         assert len(hub.timer) == 1
     finally:
         hub.close()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"content-encoding": ["utf-8"]},
+        {"content-encoding": "latin-1"},
+        {"content-type": "application/x-python-serialize"},
+        {"body": "{"},
+        {"body": ""},
+        {},
+    ],
+)
+def test_a_body_is_decoded_or_refused_as_kombu_does_it(odd: dict[str, Any]) -> None:
+    told = {"body": '[1, {"a": "é"}]', "content-type": "application/json", "content-encoding": "utf-8"}
+    payload = {**told, "properties": {"delivery_tag": "1"}, **odd}
+    channel = kombu.Connection("memory://").channel()
+    ours, kombus = (
+        kind(payload, channel=channel, accept={"application/json"}) for kind in (OwnedMessage, virtual.Message)
+    )
+    assert _outcome(ours.decode) == _outcome(kombus.decode)
+
+
+def _outcome(decode: Callable[[], Any]) -> Any:
+    try:
+        return decode()
+    except Exception as error:  # noqa: BLE001  whatever it is, it must be the same
+        return type(error), str(error)
