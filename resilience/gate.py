@@ -96,7 +96,8 @@ class Gate(bootsteps.StartStopStep):
         core, consumer = self._core, self._consumer
 
         def punctual(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> Any:
-            if core.hands_over(message, body):
+            fields = message.headers if body is None else body
+            if type(fields) is dict and fields.get("eta") and core.hands_over(message, body):
                 ack(logger, consumer.connection_errors)
                 return None
             return strategy(message, body, ack, reject, callbacks, **kwargs)

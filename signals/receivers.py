@@ -68,10 +68,11 @@ class Receivers:
 
     def _on_prerun(self, sender: Any = None, **_: Any) -> None:
         if self._is_ours(sender):
-            setattr(sender.request, _STARTED_ATTRIBUTE, (self, time.monotonic()))
+            setattr(sender.request_stack.top, _STARTED_ATTRIBUTE, (self, time.monotonic()))
 
     def _on_success(self, sender: Any = None, **_: Any) -> None:
-        request: Any = getattr(sender, "request", None)
+        stack = getattr(sender, "request_stack", None)
+        request: Any = None if stack is None else stack.top
         if self._has_begun(request):
             if self._ended_well(sender.name, request):
                 setattr(request, _STARTED_ATTRIBUTE, None)
@@ -90,7 +91,8 @@ class Receivers:
 
     def _on_postrun(self, sender: Any = None, task_id: str = "", state: str | None = None, **_: Any) -> None:
         # Ignore, Reject and a task that revoked itself send no result signal: the attempt ended and says nothing.
-        request: Any = getattr(sender, "request", None)
+        stack = getattr(sender, "request_stack", None)
+        request: Any = None if stack is None else stack.top
         if not self._has_begun(request) or request.id != task_id:
             return
         if state is not None:

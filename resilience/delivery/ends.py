@@ -22,8 +22,7 @@ def settle_at_once(consumer: Any) -> None:
 
 def _at_once(later: Callable[..., Any]) -> Callable[..., Any]:
     def settle_soon(settle: Callable[..., Any], *args: Any) -> Any:
-        message = getattr(settle, "__self__", None)
-        if held_of(message) is None:
+        if held_of(getattr(settle, "__self__", None)) is None:
             return later(settle, *args)
         return settle(*args)
 

@@ -13,7 +13,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import TaskRevokedError
 
-from resilience.delivery.envelope import redelivered
+from resilience.delivery.envelope import OwnedMessage, redelivered
 from resilience.delivery.held import Held
 
 
@@ -27,7 +27,7 @@ def watch(pool: Any, held: Held) -> None:
     def apply_async(*args: Any, **options: Any) -> Any:
         request: Any = getattr(options.get("accept_callback"), "__self__", None)
         message = getattr(request, "message", None)
-        mine = held_of(message)
+        mine = message.held if type(message) is OwnedMessage else None
         if message is None or mine is None:
             return stock(*args, **options)
         tag = message.delivery_tag
@@ -82,7 +82,7 @@ def when_terminated(pool: Any, then: Callable[[], None]) -> None:
 def accepted(request: Any) -> None:
     """A pool of this very process begins the task of this request."""
     message = request.message
-    held = held_of(message)
+    held = message.held if type(message) is OwnedMessage else None
     if held is not None and held.begins_on_accept:
         _begin(held, request, message.delivery_tag)
 

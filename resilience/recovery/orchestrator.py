@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from resilience.identity import owner
@@ -57,9 +58,9 @@ class Recoveries:
         self._asked: dict[str, float] = {}
         self._said_at = 0.0
 
-    @property
+    @cached_property
     def tally(self) -> Tally:
-        """What this process counts."""
+        """What this process counts: the one that goes with these circuits."""
         return self._breakers.companion(Tally)
 
     def active(self) -> list[Recovery]:

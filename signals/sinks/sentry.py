@@ -186,7 +186,7 @@ def _begins(**_: Any) -> None:
 
 
 def _before_task(**_: Any) -> None:
-    if guard_clients():
+    if "sentry_sdk" in sys.modules and guard_clients():
         from celery.signals import task_prerun
 
         task_prerun.disconnect(dispatch_uid="celeriac:sentry")
