@@ -131,9 +131,10 @@ class Parking:
         return found
 
     def _release_list(self, broker: Broker, lot: Lot, suffix: str) -> int:
-        source, moved, step = broker.key(lot.queue + suffix), 0, 1
-        while step:  # the newest first, so that the oldest lies in front of all
-            batch = cast("list[bytes]", broker.client.lrange(source, 0, AT_ONCE - 1))
+        source = broker.key(lot.queue + suffix)
+        left, moved, step = broker.client.llen(source), 0, 1  # workers may park it again meanwhile: not without end
+        while step and moved < left:  # the newest first, so that the oldest lies in front of all
+            batch = cast("list[bytes]", broker.client.lrange(source, 0, min(AT_ONCE, left - moved) - 1))
             step = self._move(broker, lot, suffix, 1, batch)
             moved += step
         return moved
