@@ -37,26 +37,28 @@ def tables(stage: Stage) -> list[Table]:
 def queue_table(stage: Stage) -> Table:
     """A queue of the longest backlog but one, behind a circuit that is open."""
     messages, waiting = Messages(stage), stage.size.backlogs[1]
-    contenders = []
-    for pool in stage.size.pools[:2]:
+    pools = stage.size.pools[:2]
+    contenders = [Contender("celeriac: idle", partial(_idle, stage))]
+    for pool in pools:
         subject = celery_worker(messages, OURS, pool, CONCURRENCY[pool], task="guarded")
         contenders.append(Contender(f"celeriac, {pool}: to a level", partial(_moved, stage, subject, waiting, LEVEL)))
-        contenders.append(Contender(f"celeriac, {pool}: parked", partial(_moved, stage, subject, waiting, PARKED)))
-    stock = celery_worker(
-        messages, OURS, stage.size.pools[0], CONCURRENCY[stage.size.pools[0]], task="guarded",
-        resilience_transport_enabled=False,
-    )  # fmt: skip
-    fewer = waiting // 50
-    name = f"celeriac, {stage.size.pools[0]}, stock transport: {fewer:,} to a level"
-    contenders.append(Contender(name, partial(_moved, stage, stock, fewer, LEVEL)))
+        if len(pools) > 1:
+            contenders.append(Contender(f"celeriac, {pool}: parked", partial(_moved, stage, subject, waiting, PARKED)))
+    if len(pools) > 1:
+        contenders.append(_by_stock_transport(stage, messages, pools[0], waiting // 50))
     return Table(
         f"{waiting:,} messages behind an opening circuit",
         f"One worker moves them all. Ping: asked every {_PING_EVERY_S * 1000:g} ms by another process; idle: the same "
         "without a worker. Longest command: what kept Redis busy, by its own log.",
-        interleave(
-            [Contender("celeriac: idle", partial(_idle, stage)), *contenders], stage.size.work_rounds, warm_up=False
-        ),
+        interleave(contenders, stage.size.work_rounds, warm_up=False),
     )
+
+
+def _by_stock_transport(stage: Stage, messages: Messages, pool: str, waiting: int) -> Contender:
+    """The gate publishes and then acknowledges there; fewer messages, as it takes long."""
+    subject = celery_worker(messages, OURS, pool, CONCURRENCY[pool], task="guarded", resilience_transport_enabled=False)
+    name = f"celeriac, {pool}, stock transport: {waiting:,} to a level"
+    return Contender(name, partial(_moved, stage, subject, waiting, LEVEL))
 
 
 def _moved(stage: Stage, subject: Any, waiting: int, to: str) -> dict[str, float]:
