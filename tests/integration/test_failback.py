@@ -7,40 +7,21 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 from celery import Celery
 
 from resilience import BreakerPolicy, Breakers
-from resilience.testing import WorkerProcess, until
-from tasks.upstream import Script, Upstream
-from tests.integration.traffic import Traffic
+from resilience.testing import until
+from tasks.upstream import Upstream
+from tests.integration.bank_kit import BANK, Start, Traffic, set_to, start
 
-BANK = Path(__file__).parent.parent / "foreign" / "bank"
+__all__ = ["start"]  # a fixture
+
 BY = {"actor": "test", "reason": "the table asks for it"}
-
-Start = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-def start(shop_redis: str, tmp_path: Path) -> Iterator[Start]:
-    started: list[WorkerProcess] = []
-
-    def start(name: str, env: dict[str, str] | None = None, **options: Any) -> WorkerProcess:
-        worker = WorkerProcess(BANK, name, tmp_path, env={"BANK_REDIS": shop_redis, **(env or {})}, **options)
-        started.append(worker)
-        worker.start()
-        return worker
-
-    yield start
-    for worker in started:
-        worker.ask_to_stop()
-    for worker in started:
-        worker.stop()
 
 
 @pytest.fixture
@@ -108,11 +89,6 @@ def test_a_retry_follows_its_circuit_over_and_back(
         assert over.get(timeout=20) == "second", "it began at home, and its circuit opened meanwhile"
         back = stock.send_task("tasks.twice", (by_itself, "reset"))
         assert back.get(timeout=20) == "celery", "it began on the fallback, and its circuit closed meanwhile"
-
-
-def set_to(upstream: Upstream, mode: str) -> None:
-    upstream.script = Script.of([{"for_s": 3600, "mode": mode}])
-    upstream.begin()
 
 
 def test_the_secondary_is_used_again_before_the_primary_is_well(
