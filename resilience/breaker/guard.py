@@ -21,6 +21,7 @@ from resilience.breaker.alone import Alone
 from resilience.breaker.calls import CircuitCalls
 from resilience.breaker.link import Link
 from resilience.breaker.machine import Action, Outcome, State
+from resilience.breaker.owed import NO_EPOCH, Owed
 from resilience.breaker.pending import Pending
 from resilience.breaker.permit import Ending, Permit, as_result, permit_from_thread
 from resilience.breaker.policies import Policies
@@ -108,6 +109,7 @@ class Breakers:
         self._views = Views()
         self._alone = Alone(self._views.get)
         self._pending = Pending()
+        self._owed = Owed()
         self._watcher = Watcher(self._store, self.link, self._views, self._alone, self._policy)
         self._watcher.turns.append(weakref.WeakMethod(self.flush))
         weakref.finalize(self, self._watcher.abandon)
@@ -239,10 +241,11 @@ class Breakers:
     def _admit_by_asking(self, name: str, permit_id: str | None, lease_s: float | None) -> Permit:
         policy = self._policy(name)
         permit_id = permit_id or uuid.uuid4().hex
-        lease_s = policy.permit_lease_s if lease_s is None else lease_s
+        # of a longer one the rest is added while the call lasts: what nobody settles takes a place no longer than that
+        lease_s = min(lease_s or policy.permit_lease_s, policy.permit_lease_s)
         reply = self.link.ask(
             lambda: self._store.admit(name, policy, permit_id, lease_s),
-            lambda: self._alone.admit(name, policy, permit_id, lease_s),
+            lambda: self._admit_alone(name, policy, permit_id, lease_s),
             f"circuit {name}",
         )
         self._learn(name, reply)
@@ -253,6 +256,12 @@ class Breakers:
         permit = Permit(self, name, reply.epoch, permit_id, lease_s)
         self._watcher.keep(permit)
         return permit
+
+    def _admit_alone(self, name: str, policy: BreakerPolicy, permit_id: str, lease_s: float) -> Reply:
+        reply = self._alone.admit(name, policy, permit_id, lease_s)
+        if not reply.granted or reply.state is not State.HALF_OPEN:  # else who got it settles it
+            self._owed.note(name, Outcome(NO_EPOCH, owner(), permit=permit_id))
+        return reply
 
     def _ramp_share(self, name: str, view: View) -> float:
         ramp_s = self._policy(name).ramp_s
@@ -307,6 +316,9 @@ class Breakers:
             Report(name, self._policy(name), Outcome(epoch, owner(), count, slow=slow), _jitter())
             for name, (epoch, count, slow) in self._pending.take_all().items()
         ]
+        if self._owed and not self.link.away:
+            owed = self._owed.take(self._epoch)
+            waiting += [Report(name, self._policy(name), outcome, _jitter()) for name, outcome in owed]
         for first in range(0, len(waiting), _TOGETHER):
             self._report_all(waiting[first : first + _TOGETHER])
         for companion in tuple(self._companions.values()):
@@ -318,6 +330,8 @@ class Breakers:
         """What is to be reported now, the successes that waited included; None if nothing is."""
         view = self._views.get(name)
         if view is not None and (epoch < view.epoch or view.deaf):
+            if self.link.away:  # it moved on in this process alone: to the others this is a probe still under way
+                self._owed.note(name, Outcome(NO_EPOCH, owner(), permit=permit_id))
             return None  # the circuit moved on, or does not listen
         policy = self._policy(name)
         result = as_result(ending, policy, self._matrix)
@@ -344,7 +358,7 @@ class Breakers:
         jitter = _jitter()
         reply = self.link.ask(
             lambda: self._store.record(name, policy, outcome, jitter),
-            lambda: self._alone.record(name, policy, outcome, jitter),
+            lambda: self._record_alone(Report(name, policy, outcome, jitter)),
             f"circuit {name}",
         )
         self._learn(name, reply)
@@ -353,10 +367,14 @@ class Breakers:
         """In one round trip, so that the watcher is soon back at its pushes."""
         replies = self.link.ask(
             lambda: self._store.record_all(reports),
-            lambda: [self._alone.record(*report) for report in reports],
+            lambda: [self._record_alone(report) for report in reports],
         )
         for report, reply in zip(reports, replies, strict=True):
             self._learn(report.name, reply)
+
+    def _record_alone(self, report: Report) -> Reply:
+        self._owed.note(report.name, report.outcome)
+        return self._alone.record(*report)
 
     def _epoch(self, name: str) -> int:
         view = self._view(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -89,6 +90,56 @@ def test_an_outage_in_half_open_lets_each_process_probe_no_more_than_the_fleet_w
     assert refused(breakers), "its own probe failed"
     until(lambda: not refused(breakers), within_s=2, what="it probes again by itself when its open time is over")
     own_redis.thaw()
+
+
+def probing(breakers: Breakers) -> None:
+    """Until it is time to probe; nobody does yet."""
+    fail(breakers)
+    until(lambda: breakers.may_pass("a"), within_s=2)
+
+
+def closes_by_probes(breakers: Breakers) -> None:
+    """Within a few seconds, when no place is taken by a probe that is over: its lease is a minute."""
+
+    def probe() -> bool:
+        permit = admitted(breakers)
+        if permit is not None:
+            permit.settle()
+        return breakers.get_state("a") == "closed"
+
+    until(probe, within_s=10, what="it closes")
+
+
+def test_probes_that_ended_while_redis_was_away_take_nobodys_place_afterwards(
+    make: MakeBreakers, own_redis: RedisServer
+) -> None:
+    breakers, others = make(own_redis.url(), policy=SHORT), make(own_redis.url(), policy=SHORT)
+    probing(breakers)
+    permits = [breakers.admit("a") for _ in range(SHORT.half_open_permits)]
+    own_redis.freeze()
+    until(lambda: breakers.link.away, within_s=5, what="it is known")
+    for permit, ending in zip(permits, (None, TimeoutError(), None), strict=True):
+        permit.settle(ending)
+    own_redis.thaw()
+    closes_by_probes(others)
+
+
+def test_a_permit_that_came_too_late_for_who_asked_takes_nobodys_place(
+    make: MakeBreakers, own_redis: RedisServer
+) -> None:
+    """A server that was frozen grants it when it goes on; who asked was told by its own process long ago."""
+    others, asking = make(own_redis.url(), policy=SHORT), [make(own_redis.url(), policy=SHORT) for _ in range(6)]
+    probing(others)
+    for breakers in asking:
+        until(lambda: breakers.may_pass("a"), within_s=2)  # noqa: B023
+    own_redis.freeze()
+    with ThreadPoolExecutor(len(asking)) as at_once:
+        permits = list(at_once.map(admitted, asking))
+    for permit in permits:
+        assert permit is not None, "each process probes for itself"
+        permit.settle(TimeoutError())
+    own_redis.thaw()
+    closes_by_probes(others)
 
 
 def test_what_the_store_says_after_an_outage_wins_over_an_epoch_that_was_counted_alone(
