@@ -124,7 +124,7 @@ class Ledger:
 
     def report(self, owner: str, reports: list[tuple[str, str, str, bool]]) -> list[tuple[int, int]]:
         """Tell of (circuit, category, queue, whether `owner` has such failures); hear of each how many other live
-        workers serve the queue, and how many of them report the same."""
+        workers serve the queue, and how many of them report the same. The others say so from the first report on."""
         calls = [
             (
                 [self._affected(circuit, category, queue), self._serving(queue)],
@@ -136,9 +136,9 @@ class Ledger:
         return [(int(others), int(affected)) for others, affected in rows]
 
     def serve(self, owner: str, queues: Iterable[str]) -> list[str]:
-        """Say that `owner` serves these queues; the ids of the recoveries under way."""
+        """Say that `owner` serves these queues, where a report asked lately; the ids of the recoveries under way."""
         keys = [self._active, *(self._serving(queue) for queue in queues)]
-        return cast("list[str]", self._shared.run("serving.lua", keys, [owner, _ms(SERVES_S)]))
+        return cast("list[str]", self._shared.run("serving.lua", keys, [owner]))
 
     def suffers(self, owner: str, circuit: str, category: str, queues: Iterable[str], within_s: float) -> bool:
         """Whether `owner` reported failures of this category through this circuit in the last `within_s` seconds."""

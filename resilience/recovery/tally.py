@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPORTED_FROM = 2
 """Failures in a row from which a worker counts as affected: one happens to everybody."""
 SETTLED_S = 2.0
-"""So long after a worker's trouble began the others have told theirs, if they have the same."""
+"""So long after a worker's first report the others have said that they are there, and told theirs."""
 WAITING = 1_000
 """Names of counts that wait while Redis is away; there are fewer."""
 
@@ -34,12 +34,13 @@ class _Trouble:
 
     queue: str
     streak: int
-    since: float
     at: float
     untold: bool = True
     others: int = 0
     others_affected: int = 0
     reconnect_at: int | None = None
+    told_at: float | None = None
+    settled: bool = False
 
 
 class Tally:
@@ -84,10 +85,10 @@ class Tally:
         with self._lock:
             trouble = self._troubles.get((circuit, category))
             if trouble is None or now - trouble.at > REPORT_S:
-                trouble = self._troubles[circuit, category] = _Trouble(queue, 0, now, now)
+                trouble = self._troubles[circuit, category] = _Trouble(queue, 0, now)
             trouble.streak, trouble.at, trouble.untold = trouble.streak + 1, now, True
             since = None if trouble.reconnect_at is None else trouble.streak - trouble.reconnect_at
-            streak = trouble.streak if now - trouble.since >= SETTLED_S else 0
+            streak = trouble.streak if trouble.settled else 0
             return WorkerView(streak, trouble.others, trouble.others_affected, since_reconnect=since)
 
     def reconnects(self, circuit: str, category: str) -> None:
@@ -116,7 +117,7 @@ class Tally:
             over, self._over = self._over, set()
             told = {
                 place: trouble for place, trouble in self._troubles.items()
-                if trouble.untold and trouble.queue and trouble.streak >= REPORTED_FROM
+                if trouble.queue and trouble.streak >= REPORTED_FROM and (trouble.untold or not trouble.settled)
             }  # fmt: skip
             for trouble in told.values():
                 trouble.untold = False
@@ -139,5 +140,8 @@ class Tally:
         if not reports:
             return
         answers = self._ledger.report(owner(), reports)
+        now = time.monotonic()
         for trouble, (others, affected) in zip(told.values(), answers, strict=False):
             trouble.others, trouble.others_affected = others, affected
+            trouble.told_at = now if trouble.told_at is None else trouble.told_at
+            trouble.settled = now - trouble.told_at >= SETTLED_S

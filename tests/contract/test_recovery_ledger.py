@@ -86,12 +86,12 @@ def test_too_many_are_refused_and_what_nobody_ends_is_forgotten(
 
 
 def test_a_report_is_answered_with_how_the_other_workers_of_the_queue_fare(ledger: Ledger) -> None:
+    ill, well = ("payments", "connection_error", "celery", True), ("payments", "connection_error", "celery", False)
+    assert ledger.report("a", [ill]) == [(0, 0)], "nobody was asked before"
     for worker in ("a", "b", "c"):
         ledger.serve(worker, ["celery"])
     ledger.serve("d", ["other"])
-    ill, well = ("payments", "connection_error", "celery", True), ("payments", "connection_error", "celery", False)
     assert ledger.report("a", [ill]) == [(2, 0)]
-    assert ledger.report("d", [ill]) == [(3, 1)], "it does not serve the queue, so it is one of nobody's others"
     assert ledger.report("b", [ill]) == [(2, 1)]
     assert ledger.report("c", [ill, ("mail", "connection_error", "celery", True)]) == [(2, 2), (2, 0)]
     assert ledger.suffers("a", "payments", "connection_error", ["other", "celery"], 60.0)
@@ -107,6 +107,11 @@ def test_a_worker_that_says_no_more_that_it_serves_does_not_count(
     monkeypatch.setattr(ledger_module, "SERVES_S", 0.1)
     monkeypatch.setattr(ledger_module, "REPORT_S", 60.0)
     report = [("payments", "connection_error", "celery", True)]
-    ledger.serve("a", ["celery"])
+    ledger.report("a", report)
     ledger.serve("b", ["celery"])
     until(lambda: ledger.report("a", report) == [(0, 0)], what="b is gone")
+
+
+def test_a_fleet_without_trouble_writes_nothing(ledger: Ledger, shared: SharedRedis) -> None:
+    assert ledger.serve("a", ["celery", "other"]) == []
+    assert shared.client.dbsize() == 0

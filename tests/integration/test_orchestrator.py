@@ -122,7 +122,8 @@ def test_what_a_killed_process_began_is_ended_by_another_once(
 
     book.set("slow to free", 1)
     fed = caller.send_task("tasks.hungry")
-    [active] = until(caller.resilience.recoveries.active)
+    until(lambda: book.get("freeing") == "1", what="a worker is in the middle of it")
+    [active] = caller.resilience.recoveries.active()
     killed = next(worker for worker in workers if worker.name == names[active.worker])
     killed.kill()
     left = [worker for worker in workers if worker is not killed]
