@@ -24,6 +24,9 @@ LONGEST_PAUSE_S = 30.0
 CALM_S = 60.0
 """A worker that took tasks for so long without being found unready begins with the first pause again."""
 
+AGAIN_S = 5.0
+"""A check that failed is looked at so soon again at the latest."""
+
 LATE_S = 2.0
 """A verdict that is so much older than it should be is none: the process was frozen, or starved."""
 
@@ -89,7 +92,7 @@ class Lookout:
             self.verdict = verdict = self._look()
             self._heard(self, verdict)
             self.first.set()
-            self._hurry.wait(self.check.every_s)
+            self._hurry.wait(min(self.check.every_s, AGAIN_S) if verdict.why else self.check.every_s)
 
     def _look(self) -> Verdict:
         asked_at = time.monotonic()

@@ -24,19 +24,21 @@ class Forge:
         self.broker = redis.Redis.from_url(f"{url}/0", decode_responses=True)
         self._started: list[WorkerProcess] = []
 
-    def worker(self, name: str, *, pool: str = "prefork", concurrency: int = 2, **env: str) -> WorkerProcess:
+    def worker(
+        self, name: str, *, pool: str = "prefork", concurrency: int = 2, queue: str = "celery", **env: str
+    ) -> WorkerProcess:
         """A worker that boots; wait for it with `wait_ready`."""
         worker = WorkerProcess(
-            FORGE, name, self._log_dir, pool=pool, concurrency=concurrency,
+            FORGE, name, self._log_dir, pool=pool, concurrency=concurrency, queues=queue,
             env={"FORGE_REDIS": self._url, "FORGE_NAME": name, **env},
         )  # fmt: skip
         self._started.append(worker)
         worker.start()
         return worker
 
-    def send(self, task: str, *numbers: int, ignore_result: bool = True) -> None:
+    def send(self, task: str, *numbers: int, queue: str = "celery") -> None:
         for number in numbers:
-            self.customers.send_task(f"tasks.{task}", (number,), ignore_result=ignore_result)
+            self.customers.send_task(f"tasks.{task}", (number,), ignore_result=True, queue=queue)
 
     def forged(self, *names: str) -> list[int]:
         """What these workers did."""
@@ -56,6 +58,13 @@ class Forge:
     @property
     def queued(self) -> int:
         return int(self.broker.llen("celery"))
+
+    def cut_connections(self) -> None:
+        """Every connection to the broker's database but ours ends."""
+        mine = self.broker.client_id()
+        for client in self.broker.client_list():
+            if client["db"] == "0" and int(client["id"]) != mine:
+                self.broker.client_kill_filter(_id=client["id"])
 
     def close(self) -> None:
         for worker in self._started:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from resilience.testing import until
-from resilience.workers.children import PATIENCE_S
 from resilience.workers.turned_away import ENOUGH, HEADER
 from tests.integration.forge_kit import Forge, forge
 
@@ -18,17 +15,20 @@ __all__ = ["forge"]
 def test_a_worker_that_loses_its_resource_under_load_harms_no_task_and_comes_back_with_it(
     pool: str, forge: Forge
 ) -> None:
-    for worker in [forge.worker(name, pool=pool, FORGE_CHECKS="0.5") for name in "ab"]:
-        worker.wait_ready()
+    first, second = (forge.worker(name, pool=pool, FORGE_CHECKS="3") for name in "ab")
+    first.wait_ready()
+    second.wait_ready()
     forge.send("forge", *range(100))
     until(lambda: forge.forged("a") and forge.forged("b"), what="both are at work")
     forge.book.set("dark:a", "1")
     forge.send("forge", *range(100, 400))
     forge.until_out("a", "its check fire fails: the probe said no")
+    assert "takes no tasks: a task found it not ready: NotReadyError: the fire is out" in first.log()
     before = forge.forged("a")
     until(lambda: forge.forged("a", "b") == list(range(400)), what="every task ran, once")
     assert forge.forged("a") == before
     assert set(forge.book.lrange("retries", 0, -1)) == {"0"}, "no retry was spent"
+    assert forge.book.llen("refused:a") < 20, "it left with the first task that found it"
 
     forge.book.delete("dark:a")
     until(lambda: not forge.why_out("a"), what="it is back")
@@ -37,27 +37,18 @@ def test_a_worker_that_loses_its_resource_under_load_harms_no_task_and_comes_bac
     assert len(forge.forged("a")) > len(before)
 
 
-def test_without_the_mechanism_the_worker_harms_tasks_for_as_long_as_its_resource_is_gone(forge: Forge) -> None:
-    for worker in [
-        forge.worker(name, FORGE_CHECKS="0.5", FORGE_DENIES="1", RESILIENCE_CHECKOUT_ENABLED="0") for name in "ab"
-    ]:
-        worker.wait_ready()
-    forge.book.set("dark:a", "1")
-    forge.send("forge", *range(100))
-    until(lambda: forge.book.llen("refused:a") > 10, what="it goes on taking tasks that it cannot run")
-    assert not forge.why_out("a")
-
-
 def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_check_hangs(forge: Forge) -> None:
-    forge.book.set("dark:a", "1")
-    forge.book.set("hangs:b", "1")
-    for worker in [forge.worker(name, pool="threads", FORGE_CHECKS="0.5") for name in "ab"]:
+    forge.book.mset({"dark:a": "1", "hangs:b": "1", "dark:without": "1"})
+    fleet = [forge.worker(name, pool="threads", FORGE_CHECKS="0.5") for name in "ab"]
+    options = {"queue": "without", "FORGE_CHECKS": "0.5", "FORGE_DENIES": "1", "RESILIENCE_CHECKOUT_ENABLED": "0"}
+    for worker in [*fleet, forge.worker("without", pool="threads", **options)]:
         worker.wait_ready()
     forge.send("forge", *range(20))
+    forge.send("forge", *range(20), queue="without")
     forge.until_out("a", "the probe said no")
     forge.until_out("b", "no answer for")
+    until(lambda: forge.book.llen("refused:without") == 20, what="without the mechanism all are taken, and fail")
     assert forge.queued == 20, "they were out before they could take one"
-    assert not forge.forged("a", "b")
     forge.book.delete("dark:a", "hangs:b")
     until(lambda: forge.forged("a", "b") == list(range(20)), what="all ran")
     assert forge.book.llen("refused:a") + forge.book.llen("refused:b") == 0
@@ -66,37 +57,27 @@ def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_
 def test_tasks_of_a_worker_whose_pool_processes_die_at_birth_run_elsewhere_and_it_returns_when_one_lives(
     forge: Forge,
 ) -> None:
-    worker = forge.worker("a")
-    worker.wait_ready()
-    forge.book.set("cursed:a", "1")
-    for child in worker.children():
-        child.kill()
+    cursed = [forge.worker("a"), forge.worker("without", queue="without", RESILIENCE_CHECKOUT_ENABLED="0")]
+    for worker in cursed:
+        worker.wait_ready()
+    forge.book.mset({"cursed:a": "1", "cursed:without": "1"})
+    for worker in cursed:
+        for child in worker.children():
+            child.kill()
     forge.send("forge", *range(20))
+    forge.send("forge", *range(5), queue="without")
     forge.until_out("a", "none of its pool's processes takes tasks")
     until(lambda: forge.queued == 20, what="it gave back what it had taken")
     forge.worker("b").wait_ready()
     until(lambda: forge.forged("b") == list(range(20)), what="all ran elsewhere")
     assert not forge.forged("a")
+    assert not forge.broker.llen("without"), "without the mechanism they lie in a worker that cannot run them"
     forge.book.delete("cursed:a")
     until(lambda: not forge.why_out("a"), what="its pool lives again")
     forge.send("hold", *range(20, 40))
     forge.book.set("go", "1")
     until(lambda: forge.forged("a", "b") == list(range(40)), what="all ran")
     assert forge.forged("a")
-
-
-def test_without_the_mechanism_tasks_lie_in_a_worker_whose_pool_processes_die_at_birth(forge: Forge) -> None:
-    worker = forge.worker("a", RESILIENCE_CHECKOUT_ENABLED="0")
-    worker.wait_ready()
-    forge.book.set("cursed:a", "1")
-    for child in worker.children():
-        child.kill()
-    forge.send("forge", *range(5))
-    forge.worker("b").wait_ready()
-    until(lambda: forge.queued == 0, what="they are taken")
-    began = time.monotonic()
-    until(lambda: time.monotonic() - began > 2 * PATIENCE_S, what="twice what the other one takes")
-    assert len(forge.forged("b")) < 5
 
 
 def test_a_task_that_was_turned_away_often_and_long_enough_fails_like_any_other(forge: Forge) -> None:

@@ -17,7 +17,8 @@ def test_out_of_rotation_it_gives_back_in_order_what_it_had_not_begun_and_takes_
     pool: str, forge: Forge
 ) -> None:
     count, slots = 40, 1 if pool == "solo" else 2
-    forge.worker("a", pool=pool, concurrency=slots, FORGE_OBEYS="1", FORGE_PREFETCH="8").wait_ready()
+    worker = forge.worker("a", pool=pool, concurrency=slots, FORGE_OBEYS="1", FORGE_PREFETCH="8")
+    worker.wait_ready()
     forge.send("hold", *range(count))
     until(lambda: forge.book.llen("began") == slots, what="it is at work")
     if pool != "solo":  # which asks for more when the task is done
@@ -30,8 +31,13 @@ def test_out_of_rotation_it_gives_back_in_order_what_it_had_not_begun_and_takes_
     forge.until_out("a", "its fire went out")
     forge.book.set("go", "1")
     until(lambda: len(forge.forged("a")) == slots, what="what ran ran on")
+    forge.cut_connections()
+    until(lambda: worker.log().count("Connected to ") == 2, what="it has a new connection")
+    forge.send("forge", count, queue="celeriac.worker.a@test")
+    until(lambda: len(forge.forged("a")) == slots + 1, what="and consumes its own queue")
+    assert (forge.queued, forge.book.llen("began")) == (count - slots, slots), "it takes nothing else there either"
 
     forge.book.delete("out:a")
-    until(lambda: forge.forged("a") == list(range(count)), what="it is back")
+    until(lambda: forge.forged("a") == list(range(count + 1)), what="it is back")
     assert forge.book.llen("began") == count
-    assert not forge.why_out("a")
+    until(lambda: not forge.why_out("a"), what="and its record says so")

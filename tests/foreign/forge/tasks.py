@@ -29,7 +29,7 @@ if os.environ.get("FORGE_CHECKS"):
     res.ready_check(lit, name="fire", every_s=float(os.environ["FORGE_CHECKS"]), timeout_s=0.5)
 
 
-@app.task(bind=True)
+@app.task(bind=True, circuit=False if os.environ.get("FORGE_DENIES") else None)
 def forge(self, number, busy_s=0.0):
     """Fails without a fire; the book says who did it."""
     if not lit():
