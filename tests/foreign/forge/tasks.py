@@ -30,14 +30,23 @@ if os.environ.get("FORGE_CHECKS"):
 
 
 @app.task(bind=True, circuit=False if os.environ.get("FORGE_DENIES") else None)
-def forge(self, number, busy_s=0.0):
+def forge(self, number):
     """Fails without a fire; the book says who did it."""
+    return _forged(self, number)
+
+
+@app.task(bind=True, acks_late=False)
+def forge_once(self, number):
+    """The same, acknowledged before it runs."""
+    return _forged(self, number)
+
+
+def _forged(self, number):
     if not lit():
         book.rpush(f"refused:{NAME}", number)
         if os.environ.get("FORGE_DENIES"):
             raise ConnectionError("the fire is out")
         raise NotReadyError("the fire is out")
-    time.sleep(busy_s)
     book.rpush(f"forged:{NAME}", number)
     book.rpush("retries", self.request.retries)
     return number
