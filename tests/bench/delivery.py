@@ -75,7 +75,7 @@ class Messages:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._templates = {task: self._sent(task) for task in ("plain", "guarded")}
+        self._templates = {task: self._sent(task) for task in ("plain", "guarded", "replaced")}
         self._prepared: dict[str, list[bytes]] = {}
 
     def push(self, task: str, count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ _WORTH_NOTING_US = 200
 
 
 def tables(stage: Stage) -> list[Table]:
-    return [queue_table(stage), *(table for table in _cost_tables(stage))]
+    return [queue_table(stage), degraded_table(stage), *_cost_tables(stage)]
 
 
 def queue_table(stage: Stage) -> Table:
@@ -51,6 +52,39 @@ def queue_table(stage: Stage) -> Table:
         f"One worker moves them all. Ping: asked every {_PING_EVERY_S * 1000:g} ms by another process; idle: the same "
         "without a worker. Longest command: what kept Redis busy, by its own log.",
         interleave(contenders, stage.size.work_rounds, warm_up=False),
+    )
+
+
+def degraded_table(stage: Stage) -> Table:
+    """What a worker does while the circuit of its tasks is open, beside what it does while it is closed."""
+    messages, pool = Messages(stage), stage.size.pools[-1 if len(stage.size.pools) == 1 else 1]
+
+    def contender(name: str, task: str, *shut: str) -> Contender:
+        worker = celery_worker(messages, OURS, pool, CONCURRENCY[pool], task=task)
+        subject = replace(worker, argv=(*worker.argv, "-Q", f"{QUEUE},{LEVEL}"))
+
+        def measure() -> dict[str, float]:
+            stage.clear()
+            for circuit in shut:
+                stage.breakers.force_open(circuit, actor="bench", reason="to be measured")
+            subject.fill(stage.size.filled)
+            with working(subject, stage) as work:
+                work.wait_for(stage.size.warm_tasks)
+                return work.measure(stage, stage.size.filled)
+
+        return Contender(name, measure)
+
+    contenders = [
+        contender("celeriac: closed", "guarded"),
+        contender("celeriac: open, moved", "guarded", CIRCUIT),
+        contender("celeriac: open, stand-in", "replaced", CIRCUIT),
+    ]
+    return Table(
+        f"Tasks while a circuit is open, {pool} -c {CONCURRENCY[pool]}",
+        "One worker consumes the home queue and the fallback queue. Moved: by it, then run by it. Stand-in: another task, at home.",
+        interleave(contenders, stage.size.work_rounds, warm_up=False),
+        contenders[0].name,
+        "tasks/s",
     )
 
 

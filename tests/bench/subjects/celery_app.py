@@ -14,10 +14,11 @@ app.conf.update(json.loads(os.environ["BENCH_CONF"]))
 
 of_ours: dict[str, Any] = {}
 if "BENCH_RESILIENT" in os.environ:
-    from resilience import Resilience
+    from resilience import Resilience, fallback_task
 
     Resilience(app)
     of_ours = {"circuit": "bench", "fallback": ["fallback"]}
+    app.task(ran, name="replaced", ignore_result=True, circuit="bench", fallback=[fallback_task("plain")])
 
 app.task(ran, name="plain", ignore_result=True)
 app.task(ran, name="guarded", ignore_result=True, **of_ours)
