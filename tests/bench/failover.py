@@ -81,7 +81,7 @@ def degraded_table(stage: Stage) -> Table:
     ]
     return Table(
         f"Tasks while a circuit is open, {pool} -c {CONCURRENCY[pool]}",
-        "One worker consumes the home queue and the fallback queue. Moved: by it, then run by it. Stand-in: another task, at home.",
+        "One worker consumes both queues. Moved: to the fallback queue, by it, which then runs it. Stand-in: at home.",
         interleave(contenders, stage.size.work_rounds, warm_up=False),
         contenders[0].name,
         "tasks/s",
