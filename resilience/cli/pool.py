@@ -146,7 +146,13 @@ def health(context: click.Context, as_json: bool) -> None:
     elif healthy:
         click.echo(f"healthy: {len(workers)} workers")
     else:
-        click.echo(f"not healthy: {', '.join(sick) or 'no worker is alive'}")
+        why = {
+            worker.hostname: f" (out of rotation: {worker.out_of_rotation})"
+            for worker in workers
+            if worker.out_of_rotation
+        }
+        told = ", ".join(name + why.get(name, "") for name in sick)
+        click.echo(f"not healthy: {told or 'no worker is alive'}")
     context.exit(0 if healthy else 1)
 
 

@@ -71,6 +71,7 @@ class Lookout:
         self.first = threading.Event()
         self._heard = heard
         self._hurry = threading.Event()
+        self._stopped = False
         self._probing: Probing | None = None
         self._started_at = time.monotonic()
 
@@ -81,13 +82,18 @@ class Lookout:
         """Do not wait for the next time."""
         self._hurry.set()
 
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped = True
+        self._hurry.set()
+
     def late_s(self, now: float) -> float:
         """How much older its verdict is than it may be; not above 0 while all is well."""
         since = self._started_at if self.verdict is None else self.verdict.asked_at
         return now - since - self.check.every_s - 2 * self.check.timeout_s - LATE_S
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped:
             self._hurry.clear()
             self.verdict = verdict = self._look()
             self._heard(self, verdict)

@@ -6,6 +6,7 @@ time fails like any other: it must not circle for ever.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -59,9 +60,10 @@ def turn_away(task: Any, request: Any, error: Exception, patience_s: float, owne
 def told(headers: Mapping[str, Any] | None) -> tuple[int, float]:
     """How often a message was turned away, and since when; (0, now) when it never was."""
     value = (headers or {}).get(HEADER)
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         times, since = value  # type: ignore[misc]
-        return max(0, int(times)), float(since)
+        if math.isfinite(since):
+            return max(0, int(times)), float(since)
     return 0, time.time()
 
 

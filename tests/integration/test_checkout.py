@@ -6,6 +6,7 @@ import pytest
 
 from resilience.testing import until
 from resilience.workers.turned_away import ENOUGH, HEADER
+from tests.integration.cli_kit import Cli
 from tests.integration.forge_kit import Forge, forge
 
 __all__ = ["forge"]
@@ -49,7 +50,9 @@ def test_a_worker_that_loses_its_resource_under_load_harms_no_task_and_comes_bac
     until(lambda: forge.forged("a", "b") == list(range(sent)), what="every task ran, once")
 
 
-def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_check_hangs(forge: Forge) -> None:
+def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_check_hangs(
+    forge: Forge, cli: Cli
+) -> None:
     forge.book.mset({"dark:a": "1", "hangs:b": "1", "dark:without": "1"})
     fleet = [forge.worker(name, pool="threads", FORGE_CHECKS="0.5") for name in "ab"]
     options = {"queue": "without", "FORGE_CHECKS": "0.5", "FORGE_DENIES": "1", "RESILIENCE_CHECKOUT_ENABLED": "0"}
@@ -59,6 +62,11 @@ def test_while_no_worker_has_its_resource_tasks_wait_and_none_fails_also_when_a_
     forge.send("forge", *range(20), queue="without")
     forge.until_out("a", "the probe said no")
     forge.until_out("b", "no answer for")
+    asked = cli("pool", "health")
+    assert (asked.returncode, "a@test (out of rotation: its check fire fails: the probe said no)" in asked.stdout) == (
+        1,
+        True,
+    )
     until(lambda: forge.book.llen("refused:without") == 20, what="without the mechanism all are taken, and fail")
     assert forge.queued == 20, "they were out before they could take one"
     forge.book.delete("dark:a", "hangs:b")
