@@ -8,6 +8,8 @@ Facts this rests on (Celery 5.7; each was run):
   saw is an attempt.
 - `task_failure` is not sent when a hook of the task or the result backend fails too, nor when an eager run hands its
   error on to the caller. Only `task_postrun`, which is always sent, is left then, with no state.
+- `task_postrun` says SUCCESS where `task_success` was sent a moment before, and also where storing the result or a hook
+  failed after the body: then that exception is passing while it is sent. So it alone is enough, at half the price.
 - An exception that cannot be pickled reaches the signals as one of its base classes, without status code and response.
   So what the body raised is remembered by the one who runs it.
 - What is no `Exception` (SystemExit, gevent's Timeout and GreenletExit) passes through to the pool, which ends the
@@ -23,6 +25,7 @@ from typing import Any
 
 from celery import signals as celery_signals
 from celery.exceptions import Retry
+from celery.states import SUCCESS
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from signals.events import Attempt, Result
@@ -59,7 +62,6 @@ class Receivers:
         """Connect once; connecting the same app again replaces nothing and doubles nothing."""
         for signal, receiver in (
             (celery_signals.task_prerun, self._on_prerun),
-            (celery_signals.task_success, self._on_success),
             (celery_signals.task_failure, self._on_failure),
             (celery_signals.task_retry, self._on_retry),
             (celery_signals.task_postrun, self._on_postrun),
@@ -68,16 +70,9 @@ class Receivers:
 
     def _on_prerun(self, sender: Any = None, **_: Any) -> None:
         if self._is_ours(sender):
-            setattr(sender.request_stack.top, _STARTED_ATTRIBUTE, (self, time.monotonic()))
-
-    def _on_success(self, sender: Any = None, **_: Any) -> None:
-        stack = getattr(sender, "request_stack", None)
-        request: Any = None if stack is None else stack.top
-        if self._has_begun(request):
-            if self._ended_well(sender.name, request):
-                setattr(request, _STARTED_ATTRIBUTE, None)
-            else:
-                self._report(sender, Result.SUCCESS, None)
+            # What is handled already, as where a task is called eagerly in an `except`, is none of this attempt's.
+            begun = self, time.monotonic(), sys.exc_info()[1]
+            setattr(sender.request_stack.top, _STARTED_ATTRIBUTE, begun)
 
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: Any
@@ -90,16 +85,22 @@ class Receivers:
             self._report_error(sender, getattr(request, _ERROR_ATTRIBUTE, None) or reason)
 
     def _on_postrun(self, sender: Any = None, task_id: str = "", state: str | None = None, **_: Any) -> None:
-        # Ignore, Reject and a task that revoked itself send no result signal: the attempt ended and says nothing.
         stack = getattr(sender, "request_stack", None)
         request: Any = None if stack is None else stack.top
         if not self._has_begun(request) or request.id != task_id:
             return
-        if state is not None:
-            self._report(sender, Result.NOTHING, None)
-            return
+        _, _, handled = getattr(request, _STARTED_ATTRIBUTE)
         passing = sys.exc_info()[1]
-        if isinstance(passing, Exception) or request.is_eager:
+        if state == SUCCESS and passing is handled:
+            if self._ended_well(sender.name, request):
+                setattr(request, _STARTED_ATTRIBUTE, None)
+            else:
+                self._report(sender, Result.SUCCESS, None)
+        elif state is not None:
+            # Ignore, Reject and a task that revoked itself send no result signal: the attempt ended and says nothing.
+            # Nor does one whose result could not be stored, or whose own hook for success failed.
+            self._report(sender, Result.NOTHING, None)
+        elif isinstance(passing, Exception) or request.is_eager:
             self._report_error(sender, getattr(request, _ERROR_ATTRIBUTE, None))
 
     def _is_ours(self, task: Any) -> bool:
@@ -120,7 +121,7 @@ class Receivers:
         request = task.request
         if not self._has_begun(request):
             return  # reported already, or never begun
-        _, started = getattr(request, _STARTED_ATTRIBUTE)
+        _, started, _ = getattr(request, _STARTED_ATTRIBUTE)
         setattr(request, _STARTED_ATTRIBUTE, None)
         setattr(request, _ERROR_ATTRIBUTE, None)  # it holds the frames, and they the request
         attempt = Attempt(
