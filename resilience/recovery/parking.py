@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 REINDEX_S = 1.0
 AT_ONCE = 100
+FRESH_S = 3600
+"""A parking queue in which nothing waits is forgotten so long after somebody asked for it; parking takes seconds."""
+
+FORGET_EVERY_S = 60.0
+MOST_KNOWN = 1_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Parking:
         self._indexed_at: dict[str, float] = {}
         self._allowance = 0.0
         self._ramps: dict[str, float] = {}
+        self._since_forgot_s = 0.0
 
     def queue_for(self, home: str, circuit: str) -> str:
         """Where a task of `circuit` waits that belongs on `home`, indexed. Raises when the broker is away."""
@@ -55,9 +61,14 @@ class Parking:
         if now - self._indexed_at.get(queue, -math.inf) >= REINDEX_S:
             broker = self._broker()
             try:
-                broker.client.sadd(broker.key(self._index), queue)
+                pipe = broker.client.pipeline()
+                pipe.sadd(broker.key(self._index), queue)
+                pipe.set(broker.key(self._fresh(queue)), 1, ex=FRESH_S)
+                pipe.execute()
             finally:
                 broker.close()
+            if len(self._indexed_at) >= MOST_KNOWN:
+                self._indexed_at.clear()
             self._indexed_at[queue] = now  # not once and for all: somebody may empty Redis
         return queue
 
@@ -74,6 +85,10 @@ class Parking:
         A circuit through which only a share of the calls passes gets that share of the rate, at least one message: it
         may be the probe. More would only come back.
         """
+        self._since_forgot_s += elapsed_s
+        if self._since_forgot_s >= FORGET_EVERY_S:
+            self._since_forgot_s = 0.0
+            self.forget_empty(broker)
         waiting = self._waiting(broker)
         if not waiting:
             self._allowance = 0.0
@@ -163,6 +178,21 @@ class Parking:
             if length:
                 found.setdefault(lot, {})[suffix] = length
         return found
+
+    def forget_empty(self, broker: Broker) -> int:
+        """Take queues out of the index that nobody uses any more: each costs every worker a look at every beat."""
+        members = cast("set[bytes]", broker.client.smembers(broker.key(self._index)))
+        used = {lot.queue for lot in self.lots(broker)}
+        script = broker.script(lua.source(__package__, "forget.lua"))
+        forgotten = 0
+        for queue in sorted({name.decode() for name in members} - used):
+            lists = (broker.key(queue + suffix) for suffix in broker.priority_suffixes)
+            keys = [broker.key(self._index), broker.key(self._fresh(queue)), *lists]
+            forgotten += int(script(keys=keys, args=[queue]))
+        return forgotten
+
+    def _fresh(self, queue: str) -> str:
+        return f"{self._index}:fresh:{queue.removeprefix(self._prefix)}"
 
     def _lot(self, queue: str) -> Lot:
         circuit, _, home = queue.removeprefix(self._prefix).partition("|")

@@ -15,7 +15,7 @@ from kombu import Connection
 
 from resilience import Breakers
 from resilience.delivery.broker import Broker
-from resilience.recovery.parking import REINDEX_S, Parking
+from resilience.recovery.parking import FRESH_S, REINDEX_S, Parking
 from resilience.router import plain_queue
 from resilience.testing import WorkerProcess, until
 
@@ -214,6 +214,18 @@ def test_parking_works_again_after_redis_was_emptied(
         return parking.release(broker, _no, _all, 1.0)
 
     until(released, within_s=2 * REINDEX_S + 1, what="the queue is in the index again")
+
+
+def test_a_queue_that_nobody_uses_any_more_is_forgotten_and_no_other(
+    app: Celery, broker: Broker, parking: Parking
+) -> None:
+    used, fresh, _ = (parking.queue_for(home, CIRCUIT) for home in ("used", "fresh", "old"))
+    _send(app, used, "1")
+    marks = "shop:celeriac:v1:parked:fresh:openai|"
+    broker.client.delete(f"{marks}used", f"{marks}old")
+    assert parking.forget_empty(broker) == 1
+    assert broker.client.smembers("shop:celeriac:v1:parked") == {used.encode(), fresh.encode()}
+    assert 0 < broker.client.ttl(f"{marks}fresh") <= FRESH_S
 
 
 def test_asking_for_the_queue_again_and_again_costs_no_connection_each(app: Celery) -> None:
