@@ -58,6 +58,29 @@ def test_a_worker_killed_while_it_moves_2000_messages_loses_and_doubles_none(
     assert found[:moved] == waiting[:moved], "in their order"
 
 
+def test_a_moved_message_differs_in_its_address_and_its_journey_only(
+    broker: redis.Redis, shop_redis: str, publish: Callable[[int], list[str]], workers: StartWorkers
+) -> None:
+    publish(0)
+    with Celery("stock", broker=f"{shop_redis}/0", set_as_current=False) as app:
+        told = {
+            "headers": {"tenant": "t7"},
+            "expires": 3600,
+            "compression": "zlib",
+            "link": app.signature("tasks.note"),
+        }
+        app.send_task("tasks.charge", (7,), priority=3, **told)
+    (before,) = (json.loads(text) for text in broker.lrange("celery\x06\x163", 0, -1))
+    workers({"name": "w1", "concurrency": 1})
+    until(lambda: broker.llen("fallback\x06\x163"), what="it moved, with its priority")
+    (after,) = (json.loads(text) for text in broker.lrange("fallback\x06\x163", 0, -1))
+    journey = after["headers"].pop("celeriac")
+    assert journey["hops"] == [["celery", "fallback", "circuit payments open", 1]]
+    assert after["properties"]["delivery_info"].pop("routing_key") == "fallback"
+    assert before["properties"]["delivery_info"].pop("routing_key") == "celery"
+    assert after == before
+
+
 def test_publishing_and_then_acknowledging_would_double_one(
     broker: redis.Redis, publish: Callable[[int], list[str]], workers: StartWorkers
 ) -> None:
