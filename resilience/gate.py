@@ -21,7 +21,7 @@ from resilience.delivery.onward import sent_on
 from resilience.exits import Exits
 from resilience.intake import guard
 from resilience.recovery.deadline import left_s
-from resilience.recovery.failover import HEADER, Detour, Level, OnOpen, detour, journey_of, level_in
+from resilience.recovery.failover import HEADER, Detour, Level, OnOpen, by_queue, detour, journey_of, level_in
 from resilience.router import queue_of
 from signals.redact import describe
 
@@ -155,7 +155,7 @@ class Gate(bootsteps.StartStopStep):
             return None  # it is over wherever it goes: here it fails, and says why
         park = core.parking.queue_for if core.can_park else None
         retries = int(headers.get("retries") or 0)
-        usable = self._is_known if "task" in headers else _is_queue
+        usable = self._is_known if "task" in headers else by_queue
         why = f"circuit {circuit} open"
         way = detour(plan, journey, name, here, why, retries, core.may_pass, park, usable)
         if way is None or (way.queue == here and way.task == name):
@@ -191,11 +191,6 @@ class Gate(bootsteps.StartStopStep):
                 ensure_bytes(message.body), exchange="", routing_key=queue, headers=headers, compression=compression,
                 content_type=message.content_type, content_encoding=message.content_encoding, retry=False, **properties,
             )  # fmt: skip
-
-
-def _is_queue(level: Level) -> bool:
-    """A message of protocol 1 has its name in its body: no other task can stand in for it."""
-    return not level.task
 
 
 def _gone(*_: Any, **__: Any) -> None:

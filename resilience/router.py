@@ -22,7 +22,16 @@ from resilience.delivery.representation import represented
 from resilience.delivery.transport import POLICY
 from resilience.delivery.transport import Connection as RepairedConnection
 from resilience.recovery.deadline import DEADLINE_HEADER, deadline_at
-from resilience.recovery.failover import HEADER, Level, every, journey_of, level_in, level_to_send_to, moved_to
+from resilience.recovery.failover import (
+    HEADER,
+    Level,
+    by_queue,
+    every,
+    journey_of,
+    level_in,
+    level_to_send_to,
+    moved_to,
+)
 
 if TYPE_CHECKING:
     from resilience.core import Core
@@ -86,8 +95,7 @@ class ResilientRouter(Router):
 
     @cached_property
     def _usable(self) -> Callable[[Level], bool]:
-        """A message of protocol 1 has its name in its body: no other task can stand in for it."""
-        return every if self.app.conf.task_protocol == 2 else _is_queue
+        return every if self.app.conf.task_protocol == 2 else by_queue
 
     def _stock(self, options: dict[str, Any], *message: Any) -> dict[str, Any]:
         if self.routes or options.get("queue"):
@@ -105,10 +113,6 @@ class ResilientRouter(Router):
             queue = self.expand_destination(conf.task_default_queue)["queue"]
             known = self._default = (conf, said, queue)
         return known[2]
-
-
-def _is_queue(level: Level) -> bool:
-    return not level.task
 
 
 def task_name(name: str, task_type: Any) -> str:

@@ -144,6 +144,11 @@ def every(_level: Level) -> bool:
     return True
 
 
+def by_queue(level: Level) -> bool:
+    """Those that can be used by a message of protocol 1: it has its name in its body, so no task can stand in."""
+    return not level.task
+
+
 def choose_level(
     plan: Plan, may_pass: Callable[[str], bool], first: int = 0, usable: Callable[[Level], bool] = every
 ) -> int | None:
