@@ -82,7 +82,9 @@ class Fates:
         self._aid.count(request.headers, tried)
         match decision.fate:
             case RetryAfter(delay_s=delay_s):
-                self._core.bus.publish(RetryDecided(request.id, task.name, attempt, classified.category.value, delay_s))
+                self._core.bus.publish(RetryDecided(
+                    request.id, task.name, attempt, classified.category.value, delay_s, decision.severity.value
+                ))  # fmt: skip
                 _retry(
                     task, error, countdown=delay_s, max_retries=attempt,
                     headers={**(request.headers or {}), RECOVERY_HEADER: tried.header()},

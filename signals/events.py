@@ -81,7 +81,7 @@ class TaskRerouted(Event):
 
 @dataclass(frozen=True)
 class RetryDecided(Event):
-    """A failed attempt will be repeated."""
+    """A failed attempt will be repeated. `severity` rises past attempt 3, and when all workers are affected."""
 
     kind: ClassVar[str] = "retry-decided"
 
@@ -90,6 +90,7 @@ class RetryDecided(Event):
     attempt: int
     category: str
     delay_s: float
+    severity: str = ""
 
 
 @dataclass(frozen=True)

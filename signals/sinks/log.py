@@ -53,11 +53,8 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line 
             return logging.WARNING, f"breaker store back after {away_s:.1f} s: the shared state counts again"
         case TaskRerouted(task_id=task_id, task=task, origin=origin, destination=destination, reason=reason):
             return logging.INFO, f"task {task}[{task_id}] moved from {origin} to {destination} ({reason})"
-        case RetryDecided(task_id=task_id, task=task, attempt=attempt, category=category, delay_s=delay_s):
-            return (
-                logging.INFO,
-                f"task {task}[{task_id}] attempt {attempt}: {category}, again in {delay_s:.2f} s",
-            )
+        case RetryDecided():
+            return _retried(event)
         case TaskAbandoned():
             return logging.ERROR, _abandoned(event)
         case WorkerDied(owner=owner, reclaimed=reclaimed, by=by):
@@ -92,6 +89,13 @@ def _line(event: Event) -> tuple[int, str]:  # noqa: PLR0911, PLR0912  one line 
             return logging.WARNING, f"{messages} parked tasks of circuit {circuit} went to {home} (by {actor}: {why})"
         case _:
             return logging.INFO, f"{event.kind} {event.fields()}"
+
+
+def _retried(event: RetryDecided) -> tuple[int, str]:
+    critical = event.severity == "critical"
+    what = f"{event.category}, critical" if critical else event.category
+    level = logging.WARNING if critical else logging.INFO
+    return level, f"task {event.task}[{event.task_id}] attempt {event.attempt}: {what}, again in {event.delay_s:.2f} s"
 
 
 def _abandoned(event: TaskAbandoned) -> str:

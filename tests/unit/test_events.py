@@ -59,6 +59,10 @@ _SAMPLES: list[tuple[Event, int, str]] = [
         logging.INFO, "task shop.charge[id1] moved from celery to fallback (circuit a open)",
     ),
     (
+        RetryDecided("id1", "shop.charge", 4, "connection_error", 8.0, "critical"),
+        logging.WARNING, "task shop.charge[id1] attempt 4: connection_error, critical, again in 8.00 s",
+    ),
+    (
         RetryDecided("id1", "shop.charge", 2, "timeout_error", 1.066),
         logging.INFO, "task shop.charge[id1] attempt 2: timeout_error, again in 1.07 s",
     ),
