@@ -6,6 +6,7 @@ when the worker is back. With a transport that is not ours, what was prefetched 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -82,14 +83,23 @@ class Consuming:
             self._forget_unwritten(tags)
 
     def _forget_waiting(self, tags: set[str]) -> None:
-        """Requests that wait for a free slot. Left there they would be refused one inside the other, a deep stack."""
+        """Requests that wait for a free slot, or for their rate limit, whose tokens they would use up.
+
+        Left before the slots they would be refused one inside the other, a deep stack.
+        """
         semaphore = getattr(self._consumer.controller, "semaphore", None)
         waiting = getattr(semaphore, "_waiting", None)
-        if not waiting:
-            return
-        stay = [waiter for waiter in waiting if not any(self._is_of(argument, tags) for argument in waiter[1])]
-        waiting.clear()
-        waiting.extend(stay)
+        if waiting:
+            self._keep(
+                waiting, [waiter for waiter in waiting if not any(self._is_of(each, tags) for each in waiter[1])]
+            )
+        for bucket in self._consumer.task_buckets.values():
+            if bucket is not None and bucket.contents:
+                self._keep(bucket.contents, [item for item in bucket.contents if not self._is_of(item[0], tags)])
+
+    def _keep(self, line: deque[Any], those: list[Any]) -> None:
+        line.clear()
+        line.extend(those)
 
     def _is_of(self, request: Any, tags: set[str]) -> bool:
         message = getattr(request, "message", None)

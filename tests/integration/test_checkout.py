@@ -28,12 +28,14 @@ def test_a_worker_that_loses_its_resource_under_load_harms_no_task_and_comes_bac
     until(lambda: forge.forged("a") and forge.forged("b"), what="both are at work")
     forge.book.set("dark:a", "1")
     forge.send("forge", *range(100, 350))
-    forge.send("forge_once", *range(350, 400))
+    forge.send("forge_once", *range(350, 390))
+    forge.send("commission", 390)
     forge.until_out("a", "its check fire fails: the probe said no")
     assert "takes no tasks: a task found it not ready: NotReadyError: the fire is out" in first.log()
     before = forge.forged("a")
     until(lambda: forge.forged("a", "b") == list(range(400)), what="every task ran, once")
     assert forge.forged("a") == before
+    until(lambda: forge.book.get("total") == str(sum(range(390, 400))), what="so did the body of a chord")
     assert set(forge.book.lrange("retries", 0, -1)) == {"0"}, "no retry was spent"
     assert forge.book.llen("refused:a") < 20, "it left with the first task that found it"
 

@@ -41,3 +41,15 @@ def test_out_of_rotation_it_gives_back_in_order_what_it_had_not_begun_and_takes_
     until(lambda: forge.forged("a") == list(range(count + 1)), what="it is back")
     assert forge.book.llen("began") == count
     until(lambda: not forge.why_out("a"), what="and its record says so")
+
+
+def test_what_it_gave_back_uses_up_no_rate_limit(forge: Forge) -> None:
+    count, rounds = 5, 8
+    forge.worker("a", FORGE_OBEYS="1").wait_ready()
+    forge.send("rare", *range(count))
+    for _ in range(rounds):
+        until(lambda: forge.queued == 0, what="the others wait in it, one a second may run")
+        forge.book.set("out:a", "its fire went out")
+        until(lambda: forge.queued + len(forge.forged("a")) == count, what="they are back")
+        forge.book.delete("out:a")
+    until(lambda: forge.forged("a") == list(range(count)), what="all ran, long before each waited for eight copies")

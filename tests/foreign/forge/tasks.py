@@ -5,7 +5,7 @@ import threading
 import time
 
 import redis
-from celery import Celery
+from celery import Celery, chord
 from celery.signals import worker_process_init, worker_ready
 
 from resilience import NotReadyError, Resilience
@@ -39,6 +39,22 @@ def forge(self, number):
 def forge_once(self, number):
     """The same, acknowledged before it runs."""
     return _forged(self, number)
+
+
+@app.task(circuit=False)
+def commission(first):
+    """Ten pieces and their sum."""
+    chord([forge.s(number) for number in range(first, first + 10)])(total.s())
+
+
+@app.task(circuit=False)
+def total(numbers):
+    book.set("total", sum(numbers))
+
+
+@app.task(circuit=False, rate_limit="60/m")
+def rare(number):
+    book.rpush(f"forged:{NAME}", number)
 
 
 def _forged(self, number):
