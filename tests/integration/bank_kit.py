@@ -76,11 +76,15 @@ class Traffic:
         self._process.communicate()
         self._book.close()
 
-    def stop(self) -> None:
-        """Send no more, and wait for every answer."""
+    def tell_to_stop(self) -> None:
+        """Send no more."""
         assert self._process.stdin is not None
         self._process.stdin.write("that is all\n")
         self._process.stdin.flush()
+
+    def stop(self) -> None:
+        """Send no more, and wait for every answer."""
+        self.tell_to_stop()
         self.wait()
 
     def wait(self) -> None:

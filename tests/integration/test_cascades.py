@@ -8,10 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from resilience.local.redis_server import RedisServer
 from resilience.testing import WorkerProcess, until
 from tasks.upstream import Upstream
-from tests.integration.bank_kit import Start, Traffic, play, set_to, start
+from tests.integration.bank_kit import Start, Traffic, set_to, start
 
 __all__ = ["start"]  # a fixture
 
@@ -20,36 +22,36 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-COUNT = 500
-"""Tasks of each of the two publishers."""
+FAR = 1_000_000
+"""The second publisher's first number."""
 
 
+@pytest.mark.timeout(240)
 def test_a_thousand_tasks_over_three_outages_are_each_done_once(shop_redis: str, start: Start) -> None:
-    """Two publishers, three workers, and an upstream that is twice as long away as it is there."""
-    outages = [{"for_s": 1.0, "mode": "ok"}, {"for_s": 2.0, "mode": "503"}] * 3
+    """Two publishers and three workers; the upstream is away for as long as it takes to see it, and back as long."""
     with Upstream() as upstream:
         workers = [start("w1", env={"BANK_CELERY": upstream.url}, pool="threads", concurrency=4),
                    start("w2", env={"BANK_CELERY": upstream.url}),
                    start("second", queues="second", pool="threads", concurrency=4)]  # fmt: skip
         for worker in workers:
             worker.wait_ready()
-        play(upstream, outages)
-        with (
-            Traffic(shop_redis, count=COUNT, per_s=50) as one,
-            Traffic(shop_redis, first=1000, count=COUNT, per_s=50) as other,
-        ):
+        with Traffic(shop_redis, per_s=50) as one, Traffic(shop_redis, first=FAR, per_s=50) as other:
+            for _ in range(3):
+                for mode, queue in (("ok", "celery"), ("503", "second"), ("ok", "celery")):
+                    set_to(upstream, mode)
+                    until(lambda: one.last(10) == [queue] * 10, within_s=40, what=f"it is {mode}")  # noqa: B023
+            until(lambda: one.ran().total() >= 1000, within_s=60, what="a thousand are done")
+            one.tell_to_stop()
+            other.tell_to_stop()
             one.wait()
             other.wait()
         done = Counter(request.prompt_sha256 for request in upstream.requests if request.status == 200)
-    assert len(one.found) == len(other.found) == COUNT
-    for traffic in (one, other):
-        assert set(traffic.answers()) == {"celery", "second"}, "some were routed round, and traffic came back"
-        assert traffic.answers()[-1] == "celery"
-    by_upstream = {number for t in (one, other) for number, queue in t.found.items() if queue == "celery"}
+    sent = Counter([*one.found, *other.found])
+    assert set(sent.values()) == {1}
+    assert {*one.answers(), *other.answers()} == {"celery", "second"}, "each is answered, some were routed round"
+    by_upstream = [number for t in (one, other) for number, queue in t.found.items() if queue == "celery"]
     assert done == Counter(sha256(f"transfer {number}") for number in by_upstream), "its own log says so"
-    assert one.ran() == Counter([*range(COUNT), *range(1000, 1000 + COUNT)])
-    opened = sum(worker.log().count("circuit ledger: closed -> open") for worker in workers)
-    assert opened >= 3
+    assert one.ran() == sent, "each was done once"
 
 
 class Bank:
@@ -65,7 +67,7 @@ class Bank:
         others = [self._worker("second", queues="second"), self._worker("third", queues="third")]
         for worker in (*self.homes, *others):
             worker.wait_ready()
-        self.traffic = [Traffic(self.url, first=first, per_s=20) for first in (0, 10_000)]
+        self.traffic = [Traffic(self.url, first=first, per_s=10) for first in (0, FAR)]
         self.killed = 0
 
     def home(self, name: str) -> WorkerProcess:
@@ -87,15 +89,19 @@ class Bank:
         self.server.thaw()
 
     def flows(self, queue: str) -> None:
-        until(lambda: self.traffic[0].last(10) == [queue] * 10, within_s=40, what=f"all is done by {queue}")
+        until(lambda: self.traffic[0].last(10) == [queue] * 10, within_s=60, what=f"all is done by {queue}")
 
     def close(self) -> None:
         for traffic in self.traffic:
+            traffic.tell_to_stop()
+        for traffic in self.traffic:
+            traffic.wait()
             traffic.__exit__(None, None, None)
         self.first.stop()
         self.second.stop()
 
 
+@pytest.mark.timeout(300)
 def test_each_in_turn_and_all_together(start: Start, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis", appendonly=True) as server:
         bank = Bank(start, server)
