@@ -196,3 +196,5 @@ def test_a_worker_that_is_killed_in_a_task_that_stands_in_leaves_the_one_that_wa
     until(lambda: any(worker.returncode is not None for worker in town.home), what="one is dead")
     assert sent.get(timeout=20) == answered("list_price", "celery", range(3, 4))[0]
     assert book.lrange("offered", 0, -1) == ["3"]
+    moves = [f"task tasks.price[{sent.id}] moved from celery" in worker.log() for worker in town.home]
+    assert moves == [True, True], "the broker had kept the one that was sent, so the other worker judged it anew"
