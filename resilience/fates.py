@@ -118,6 +118,7 @@ class Fates:
             else choose_level(plan, core.may_pass, level + 1),
             hops=journey.hop_count,
             circuit_open=bool(refused),
+            probe=not refused and core.share(plan.circuit_at(level)) == 0.0,
             may_park=bool(refused and journey.home and not fails) and core.can_park and core.refuses(refused),
             left_s=left_s(request.headers, time.time()),
             own_delay_s=explicit.delay_s(task, total - spent),

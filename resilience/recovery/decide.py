@@ -53,8 +53,8 @@ class Situation:
 
     `retries` so far on this level, `spent` on levels before it; `max_retries` when the task sets its own;
     `next_level`: a healthy level below the current one, or None; `hops` that the message made; `circuit_open`: the
-    attempt was refused by a circuit; `may_park`: it can wait until that closes; `left_s`: seconds until its deadline,
-    None without one; `budget_spent`: the fleet's retry budget has none left; `own_delay_s`: seconds to wait when the
+    attempt was refused by a circuit; `probe`: its circuit is shut to others, so it was a probe, and the next attempt
+    here would be one, too; `may_park`: it can wait until that closes; `left_s`: seconds until its deadline, None without one; `budget_spent`: the fleet's retry budget has none left; `own_delay_s`: seconds to wait when the
     task sets that itself; `user_facing`: somebody waits for it; `all_workers_affected`: every live worker of its
     queue reports this category for its circuit; `worker`: where it failed, None if nothing is known of that.
     """
@@ -65,6 +65,7 @@ class Situation:
     next_level: int | None = None
     hops: int = 0
     circuit_open: bool = False
+    probe: bool = False
     left_s: float | None = None
     budget_spent: bool = False
     own_delay_s: float | None = None
@@ -184,7 +185,7 @@ def _fate(situation: Situation, random: Callable[[], float]) -> tuple[Fate, str]
     row = situation.error.row
     if situation.left_s is not None and situation.left_s <= 0:
         return _given_up(situation, "its deadline is over")
-    if situation.circuit_open or row.strategy is Strategy.FAILOVER:
+    if situation.circuit_open or (situation.probe and row.transient) or row.strategy is Strategy.FAILOVER:
         moved = _fail_over(situation)
         if moved is not None:
             return moved

@@ -54,7 +54,6 @@ def test_each_level_stands_in_for_the_one_above_it_and_the_one_above_comes_back_
             "CELERIAC_API_URL": primary.url,
             "CELERIAC_FALLBACK_API_URL": secondary.url,
             "RESILIENCE_CIRCUITS": json.dumps({"chat-api": POLICY}),
-            "RESILIENCE_MATRIX": json.dumps({"connection_error": {"max_retries": 1}}),
         }
         with WorkerProcess(
             ROOT, "chat", tmp_path, queues="celery,fallback", pool="threads", concurrency=6, env=env

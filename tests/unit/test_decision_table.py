@@ -36,28 +36,31 @@ CONTEXTS = {
     "spent, fallback": lambda error: Situation(error, error.row.max_retries, next_level=2),
     "refused": lambda error: Situation(error, 0, circuit_open=True, may_park=True),
     "refused, fallback": lambda error: Situation(error, 0, circuit_open=True, may_park=True, next_level=1),
+    "probe": lambda error: Situation(error, 0, probe=True),
+    "probe, fallback": lambda error: Situation(error, 0, probe=True, next_level=1),
     "late": lambda error: Situation(error, 0, next_level=1, left_s=0.0),
     "over budget": lambda error: Situation(error, 0, budget_spent=True),
 }
 
 # Per category: first failure | retries spent | the same with a fallback | refused by a circuit, which parks |
-# refused with a fallback | past its deadline | the retry budget is spent.
+# refused with a fallback | a probe of its circuit | the same with a fallback | past its deadline |
+# the retry budget is spent.
 # After a word, what is done first: + frees resources, * the next attempt may take longer.
 TABLE = """
-initialization_error  retry   keep   level2   park   level1   keep   keep
-connection_error      retry   keep   level2   park   level1   keep   keep
-communication_error   retry   keep   level2   park   level1   keep   keep
-timeout_error         retry*  keep   level2   park   level1   keep   keep
-resource_error        retry+  keep+  level2+  park   level1   keep+  keep+
-health_check_error    retry   keep   level2   park   level1   keep   keep
-session_error         retry   keep   level2   park   level1   keep   keep
-python_error          fail    keep   level2   park   level1   fail   fail
-system_error          keep    keep   keep     park   level1   keep   keep
-rate_limit            retry   keep   level2   park   level1   keep   keep
-server_error          retry   keep   level2   park   level1   keep   keep
-auth_error            keep    keep   keep     park   level1   keep   keep
-invalid_request       keep    keep   keep     park   level1   keep   keep
-not_found             keep    keep   keep     park   level1   keep   keep
+initialization_error  retry    keep     level2   park     level1   retry    level1   keep     keep
+connection_error      retry    keep     level2   park     level1   retry    level1   keep     keep
+communication_error   retry    keep     level2   park     level1   retry    level1   keep     keep
+timeout_error         retry*   keep     level2   park     level1   retry*   level1   keep     keep
+resource_error        retry+   keep+    level2+  park     level1   retry+   level1+  keep+    keep+
+health_check_error    retry    keep     level2   park     level1   retry    level1   keep     keep
+session_error         retry    keep     level2   park     level1   retry    level1   keep     keep
+python_error          fail     keep     level2   park     level1   fail     level1   fail     fail
+system_error          keep     keep     keep     park     level1   keep     keep     keep     keep
+rate_limit            retry    keep     level2   park     level1   retry    level1   keep     keep
+server_error          retry    keep     level2   park     level1   retry    level1   keep     keep
+auth_error            keep     keep     keep     park     level1   keep     keep     keep     keep
+invalid_request       keep     keep     keep     park     level1   keep     keep     keep     keep
+not_found             keep     keep     keep     park     level1   keep     keep     keep     keep
 """
 EXPECTED = {
     (ErrorCategory(category), context): word
@@ -186,6 +189,7 @@ situations = st.builds(
     next_level=st.none() | st.integers(1, 5),
     hops=st.integers(0, MAX_HOPS + 2),
     circuit_open=st.booleans(),
+    probe=st.booleans(),
     left_s=st.none() | st.floats(-10, 1000),
     budget_spent=st.booleans(),
     own_delay_s=st.none() | st.floats(0, 1000),
