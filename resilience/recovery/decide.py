@@ -54,9 +54,10 @@ class Situation:
     `retries` so far on this level, `spent` on levels before it; `max_retries` when the task sets its own;
     `next_level`: a healthy level below the current one, or None; `hops` that the message made; `circuit_open`: the
     attempt was refused by a circuit; `probe`: its circuit is shut to others, so it was a probe, and the next attempt
-    here would be one, too; `may_park`: it can wait until that closes; `left_s`: seconds until its deadline, None without one; `budget_spent`: the fleet's retry budget has none left; `own_delay_s`: seconds to wait when the
-    task sets that itself; `user_facing`: somebody waits for it; `all_workers_affected`: every live worker of its
-    queue reports this category for its circuit; `worker`: where it failed, None if nothing is known of that.
+    here would be one, too; `may_park`: it can wait until that closes; `left_s`: seconds until its deadline, None
+    without one; `budget_spent`: the fleet's retry budget has none left; `own_delay_s`: seconds to wait when the task
+    sets that itself; `user_facing`: somebody waits for it; `all_workers_affected`: every live worker of its queue
+    reports this category for its circuit; `worker`: where it failed, None if nothing is known of that.
     """
 
     error: Classified
