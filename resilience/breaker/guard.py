@@ -8,39 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import functools
 import os
 import random
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 from resilience.breaker.alone import Alone
 from resilience.breaker.calls import CircuitCalls
 from resilience.breaker.link import Link
-from resilience.breaker.machine import Action, Outcome, State
+from resilience.breaker.machine import Outcome, State
+from resilience.breaker.operating import Operating
 from resilience.breaker.owed import NO_EPOCH, Owed
 from resilience.breaker.pending import Pending
-from resilience.breaker.permit import Ending, Permit, as_result, permit_from_thread
+from resilience.breaker.permit import Permit, permit_from_thread
 from resilience.breaker.policies import Policies
 from resilience.breaker.policy import BreakerPolicy, check_name
-from resilience.breaker.snapshot import snapshot_of
-from resilience.breaker.store import CircuitStore, IndexEntry, Order, Reply, Report
+from resilience.breaker.reporting import Reporting
+from resilience.breaker.store import CircuitStore, Reply
 from resilience.breaker.view import Stance, View, Views
 from resilience.breaker.watcher import Watcher
 from resilience.errors.taxonomy import MATRIX, CircuitOpenError, ErrorCategory, Row
 from resilience.identity import owner
 from resilience.shared_redis import SharedRedis, connect
 from signals.bus import Bus
-from signals.events import CircuitChanged, Result
-from signals.redact import redact
 
 T = TypeVar("T")
-
-_TOGETHER = 100
-"""Circuits reported in one round trip: some milliseconds of the server's time."""
 
 
 class Companion(Protocol):
@@ -56,7 +50,7 @@ class Companion(Protocol):
 C = TypeVar("C", bound=Companion)
 
 
-class Breakers:
+class Breakers(Reporting, Operating):
     """All circuits of one namespace, for this process. Thread-safe, fork-safe, and safe under gevent.
 
     `policy` gives a circuit's policy by name, `matrix` says which errors count. Events go to `bus`.
@@ -217,6 +211,12 @@ class Breakers:
             self._policy.give(name, policy)
         return CircuitCalls(name, lambda: self)
 
+    def flush(self) -> None:
+        """Send the successes that wait for company, and what companions keep."""
+        super().flush()
+        for companion in tuple(self._companions.values()):
+            companion.flush()
+
     def _view(self, name: str) -> View | None:
         if not self._watcher.started:
             check_name(name)
@@ -272,181 +272,6 @@ class Breakers:
         lucky = random.random() < self._ramp_share(name, view)  # noqa: S311  no secret
         return lucky or self._views.take_pass(name, self._policy(name).half_open_permits)
 
-    # -- outcomes ----------------------------------------------------------------------------------------------
-
-    def record_success(self, name: str, runtime_s: float | None = None) -> None:
-        """Count a success that was not admitted here; of `runtime_s` seconds, if they are known."""
-        self.settle(check_name(name), self._epoch(name), "", Result.SUCCESS, runtime_s)
-
-    def record_failure(self, name: str, error: BaseException | None = None, runtime_s: float | None = None) -> None:
-        """Count a failure; with `error`, only if its category counts against this circuit."""
-        ending: Ending = Result.FAILURE if error is None else error
-        self.settle(check_name(name), self._epoch(name), "", ending, runtime_s)
-
-    def settle(self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None = None) -> None:
-        """Report an outcome admitted under `epoch`. Successes wait for company up to 0.1 s; failures go at once."""
-        if ending is None and not permit_id and self._pending.joins(name, epoch, runtime_s):
-            return
-        outcome = self._outcome(name, epoch, permit_id, ending, runtime_s)
-        if outcome is not None:
-            self._report(name, outcome)
-
-    def settle_at_once(
-        self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None = None
-    ) -> Callable[[], None] | None:
-        """The same without I/O: what is left to do and may wait for the store, or None."""
-        if ending is None and not permit_id and self._pending.joins(name, epoch, runtime_s):
-            return None
-        outcome = self._outcome(name, epoch, permit_id, ending, runtime_s)
-        return None if outcome is None else functools.partial(self._report, name, outcome)
-
-    def settle_lost(self, name: str, permit_id: str, ending: Ending, worker: str | None = None) -> None:
-        """Report an attempt whose process died, in the name of `worker`; its permit is known by its id only."""
-        if worker is not None:
-            self.flush()  # the successes that wait here are this process's own
-        view = self._view(name)
-        probing = view is not None and view.state is State.HALF_OPEN
-        outcome = self._outcome(name, self._epoch(name), permit_id if probing else "", ending, None)
-        if outcome is not None:
-            self._report(name, replace(outcome, worker=worker or outcome.worker))
-
-    def flush(self) -> None:
-        """Send the successes that wait for company, and what companions keep."""
-        waiting = [
-            Report(name, self._policy(name), Outcome(epoch, owner(), count, slow=slow), _jitter())
-            for name, (epoch, count, slow) in self._pending.take_all().items()
-        ]
-        if self._owed and not self.link.away:
-            owed = self._owed.take(self._epoch)
-            waiting += [Report(name, self._policy(name), outcome, _jitter()) for name, outcome in owed]
-        for first in range(0, len(waiting), _TOGETHER):
-            self._report_all(waiting[first : first + _TOGETHER])
-        for companion in tuple(self._companions.values()):
-            companion.flush()
-
-    def _outcome(
-        self, name: str, epoch: int, permit_id: str, ending: Ending, runtime_s: float | None
-    ) -> Outcome | None:
-        """What is to be reported now, the successes that waited included; None if nothing is."""
-        view = self._views.get(name)
-        if view is not None and (epoch < view.epoch or view.deaf):
-            if self.link.away:  # it moved on in this process alone: to the others this is a probe still under way
-                self._owed.note(name, Outcome(NO_EPOCH, owner(), permit=permit_id))
-            return None  # the circuit moved on, or does not listen
-        policy = self._policy(name)
-        result = as_result(ending, policy, self._matrix)
-        slow = runtime_s is not None and policy.is_slow(runtime_s)
-        if permit_id:
-            success = result is Result.SUCCESS
-            failure = result in (Result.FAILURE, Result.LIMITED)
-            return Outcome(
-                epoch, owner(), int(success), failure, permit_id,
-                slow=int(success and slow), limited=result is Result.LIMITED, slow_failure=failure and slow,
-            )  # fmt: skip
-        if result is Result.NOTHING:
-            return None
-        if result is Result.SUCCESS:
-            due = self._pending.add(name, epoch, slow, policy.slow_call_s)
-            return Outcome(epoch, owner(), due[0], slow=due[1]) if due else None
-        count, slow_ones = self._pending.take(name, epoch)
-        return Outcome(
-            epoch, owner(), count, failure=True, slow=slow_ones, limited=result is Result.LIMITED, slow_failure=slow
-        )
-
-    def _report(self, name: str, outcome: Outcome) -> None:
-        policy = self._policy(name)
-        jitter = _jitter()
-        reply = self.link.ask(
-            lambda: self._store.record(name, policy, outcome, jitter),
-            lambda: self._record_alone(Report(name, policy, outcome, jitter)),
-            f"circuit {name}",
-        )
-        self._learn(name, reply)
-
-    def _report_all(self, reports: list[Report]) -> None:
-        """In one round trip, so that the watcher is soon back at its pushes."""
-        replies = self.link.ask(
-            lambda: self._store.record_all(reports),
-            lambda: [self._record_alone(report) for report in reports],
-        )
-        for report, reply in zip(reports, replies, strict=True):
-            self._learn(report.name, reply)
-
-    def _record_alone(self, report: Report) -> Reply:
-        self._owed.note(report.name, report.outcome)
-        return self._alone.record(*report)
-
-    def _epoch(self, name: str) -> int:
-        view = self._view(name)
-        return view.epoch if view is not None else 1
-
-    def _learn(self, name: str, reply: Reply, actor: str = "") -> None:
-        self._views.see(name, IndexEntry(reply.state, reply.epoch, reply.remaining_ms))
-        if reply.former_policy:
-            self._policy.differs(name, reply.former_policy)
-        if reply.old is not None:
-            lasts_s = max(0, reply.remaining_ms) / 1000
-            old, new = reply.old.value, reply.state.value
-            self._bus.publish(CircuitChanged(name, old, new, reply.epoch, reply.reason, lasts_s, actor))
-
-    # -- operators ---------------------------------------------------------------------------------------------
-
-    def get_state(self, name: str) -> str:
-        """closed, open, half_open, forced_open, disabled or metrics_only, asked of the store (unused: closed)."""
-        return str(self.snapshot(name).get("state", State.CLOSED.value))
-
-    def snapshot(self, name: str) -> dict[str, Any]:
-        """Everything the store knows of a circuit; {} for one that nobody used. Raises when Redis is away."""
-        return self.snapshots([check_name(name)]).get(name, {})
-
-    def snapshots(self, names: list[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Snapshots of the named circuits, or of all, by name. Raises when Redis is away."""
-        names = sorted(self._store.index()) if names is None else names
-        now_ms = self._store.server_time_ms()
-        rows = self._store.describe(names, now_ms)
-        return {name: snapshot_of(fields, now_ms, self._policy(name)) for name, fields in rows.items()}
-
-    def reset(self, name: str, *, actor: str, reason: str, epoch: int | None = None) -> bool:
-        """Close a circuit and forget its failures. With `epoch`, only if it is still at that epoch; False if not.
-
-        This and the four below are audited, and raise when Redis is away: an operator's word must not get lost
-        silently. A `ttl_s` ends a forced state by itself.
-        """
-        return self._order(name, Order(Action.RESET, actor, reason, epoch))
-
-    def force_open(
-        self, name: str, *, actor: str, reason: str, epoch: int | None = None, ttl_s: float | None = None
-    ) -> bool:
-        """Let nothing pass, until `auto`, `reset`, or the time is over; then it is probed as after any opening."""
-        return self._order(name, Order(Action.FORCE_OPEN, actor, reason, epoch, ttl_s))
-
-    def disable(
-        self, name: str, *, actor: str, reason: str, epoch: int | None = None, ttl_s: float | None = None
-    ) -> bool:
-        """Let everything pass and record nothing."""
-        return self._order(name, Order(Action.DISABLE, actor, reason, epoch, ttl_s))
-
-    def metrics_only(
-        self, name: str, *, actor: str, reason: str, epoch: int | None = None, ttl_s: float | None = None
-    ) -> bool:
-        """Let everything pass and record everything: to see what a policy would do."""
-        return self._order(name, Order(Action.METRICS_ONLY, actor, reason, epoch, ttl_s))
-
-    def auto(self, name: str, *, actor: str, reason: str, epoch: int | None = None) -> bool:
-        """End a forced state: a forced-open circuit is probed, the others are closed. Otherwise nothing happens."""
-        return self._order(name, Order(Action.AUTO, actor, reason, epoch))
-
-    def _order(self, name: str, order: Order) -> bool:
-        check_name(name)
-        clean = order.cleaned(redact)
-        reply = self._store.order(name, self._policy(name), clean)
-        self._learn(name, reply, clean.actor)
-        return reply.granted
-
-    def audit(self, count: int = 50) -> list[dict[str, str]]:
-        """The newest operator actions first."""
-        return self._store.audit_entries(count)
-
     def __enter__(self) -> Breakers:
         return self
 
@@ -458,10 +283,6 @@ class Breakers:
         self.flush()
         self._watcher.close()
         self._shared.close()
-
-
-def _jitter() -> float:
-    return random.random()  # noqa: S311  spreads probes, protects nothing
 
 
 def _flush(reference: weakref.ref[Breakers]) -> None:
