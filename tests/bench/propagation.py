@@ -1,4 +1,5 @@
-"""How long until processes that make calls all the while refuse them, once a circuit was opened elsewhere.
+"""How long until processes that make calls all the while refuse them, or route messages elsewhere, once a circuit was
+opened in another.
 
 One machine, one clock: CLOCK_MONOTONIC is the same for all its processes.
 """
@@ -7,20 +8,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from itertools import chain
 from multiprocessing.connection import Connection, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 import pybreaker
 import redis
+from celery import Celery
 
-from resilience import BreakerPolicy, Breakers, CircuitOpenError
+from resilience import BreakerPolicy, Breakers, CircuitOpenError, Resilience
 from tests.bench.fleet import READY, fleet
 from tests.bench.harness import Figure, Row, Table
 from tests.bench.peers import Stage
 
 NAME = "propagation"
+OURS, ROUTER, GATE = "celeriac", "router", "gate"
 _SEEN_WITHIN_S = 10.0
+# one failure among however many successes opens it: a streak would need two failing workers
+_LASTS: dict[str, Any] = {"failure_ratio": 1e-9, "minimum_calls": 1, "open_s": 600.0, "open_max_s": 600.0}
 _PAUSES_S = {"1,000 calls/s each": 0.001, "flat out": 0.0}
 
 
@@ -40,37 +47,47 @@ class Circuit(Protocol):
 
 def tables(stage: Stage) -> list[Table]:
     rows = tuple(
-        Row(f"{kind}, {load}", _delays(stage, kind, pause_s))
+        Row(f"{kind}, {load}", _delays(stage, kind, {kind: stage.size.watchers}, pause_s))
         for load, pause_s in _PAUSES_S.items()
-        for kind in ("celeriac", "pybreaker, Redis")
+        for kind in (OURS, "pybreaker, Redis")
+    )
+    routes = tuple(
+        Row(load, _delays(stage, OURS, {ROUTER: 2, GATE: 3}, pause_s)) for load, pause_s in _PAUSES_S.items()
     )
     return [
+        Table(
+            "Two publishers and the doors of three workers agree on the route, once a circuit was opened",
+            f"{stage.size.openings:,} openings; ms from the return of the call that opened the circuit to the first "
+            "message that is sent elsewhere, in every process.",
+            routes,
+        ),
         Table(
             f"An opening is seen by {stage.size.watchers} processes that make calls in a loop",
             f"{stage.size.openings:,} openings; ms from the return of the call that opened the circuit to the first "
             "refused call, in every process. Below 0: seen before the opener itself came back. pybreaker asks Redis at "
             "every call.",
             rows,
-        )
+        ),
     ]
 
 
-def _delays(stage: Stage, kind: str, pause_s: float) -> dict[str, Figure]:
+def _delays(stage: Stage, kind: str, watchers: Mapping[str, int], pause_s: float) -> dict[str, Figure]:
     """All delays of all openings, one figure each for what is asked of them."""
     delays_ms: list[float] = []
     started_ms: list[float] = []
-    with closing(_circuit(kind, stage.url)) as circuit:
+    with closing(_circuit(kind, stage.url)) as circuit, ExitStack() as fleets:
         circuit.reset()
-        with fleet(stage.size.watchers, watch, kind, stage.url, pause_s) as lines:
-            for _ in range(stage.size.openings):
-                began = time.monotonic()
-                circuit.open()
-                opened = time.monotonic()
-                seen = _heard(lines, "refused")
-                delays_ms += [(at - opened) * 1000 for at in seen]
-                started_ms += [(at - began) * 1000 for at in seen]
-                circuit.reset()
-                _heard(lines, "passes")
+        started = [fleets.enter_context(fleet(n, watch, who, stage.url, pause_s)) for who, n in watchers.items()]
+        lines = list(chain.from_iterable(started))
+        for _ in range(stage.size.openings):
+            began = time.monotonic()
+            circuit.open()
+            opened = time.monotonic()
+            seen = _heard(lines, "refused")
+            delays_ms += [(at - opened) * 1000 for at in seen]
+            started_ms += [(at - began) * 1000 for at in seen]
+            circuit.reset()
+            _heard(lines, "passes")
     return {**_quantiles("", delays_ms), **_quantiles("from its start: ", started_ms)}
 
 
@@ -111,14 +128,45 @@ def watch(line: Connection, kind: str, url: str, pause_s: float) -> None:
 
 
 def _circuit(kind: str, url: str) -> Circuit:
-    return _Ours(url) if kind == "celeriac" else _Pybreaker(url)
+    if kind in (ROUTER, GATE):
+        return _App(url, at_the_gate=kind == GATE)
+    return _Ours(url) if kind == OURS else _Pybreaker(url)
+
+
+def _nothing() -> None:
+    """What the task does."""
+
+
+class _App:
+    """An application as its publishers see it, or its workers at their gate."""
+
+    def __init__(self, url: str, at_the_gate: bool) -> None:
+        self._app = Celery("bench", broker=url, set_as_current=False)
+        Resilience(self._app)
+        self._app.conf.update(resilience_circuits={NAME: _LASTS}, resilience_store_timeout_s=5.0)
+        self._app.task(_nothing, name="bench", circuit=NAME, fallback=["fallback"], shared=False)
+        self._app.finalize()
+        self._at_the_gate = at_the_gate
+
+    def passes(self) -> bool:
+        if self._at_the_gate:
+            return self._app.resilience.breakers.may_pass(NAME, ramp=True)
+        return str(self._app.amqp.router.route({}, "bench")["queue"].name) == "celery"
+
+    def open(self) -> None:
+        self._app.resilience.breakers.record_failure(NAME)
+
+    def reset(self) -> None:
+        self._app.resilience.breakers.reset(NAME, actor="bench", reason="the next round")
+
+    def close(self) -> None:
+        self._app.resilience.breakers.close()
+        self._app.close()
 
 
 class _Ours:
     def __init__(self, url: str) -> None:
-        # one failure among however many successes opens it: a streak would need two failing workers
-        lasts = BreakerPolicy(failure_ratio=1e-9, minimum_calls=1, open_s=600.0, open_max_s=600.0)
-        self._breakers = Breakers.from_url(url, timeout_s=5.0, policies={NAME: lasts})
+        self._breakers = Breakers.from_url(url, timeout_s=5.0, policies={NAME: BreakerPolicy(**_LASTS)})
 
     def passes(self) -> bool:
         try:
