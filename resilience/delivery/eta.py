@@ -46,7 +46,7 @@ def appointment(fields: Mapping[str, Any], now_s: float) -> Appointment | None:
     A task that expired already has none: Celery discards it on receipt.
     """
     eta, task_id = fields.get("eta"), fields.get("id")
-    if not eta or not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_ID:
+    if not eta or not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_ID or not is_text(task_id):
         return None
     due_s = moment(eta)
     if due_s is None or due_s - now_s < SOON_S:
@@ -56,6 +56,14 @@ def appointment(fields: Mapping[str, Any], now_s: float) -> Appointment | None:
         if expires_s is None or expires_s <= now_s:
             return None
     return Appointment(task_id, due_s)
+
+
+def is_text(value: str) -> bool:
+    """Whether Redis can be told it: JSON can write half of a character, which no bytes stand for."""
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def is_due(fields: Mapping[str, Any], now_s: float) -> bool:

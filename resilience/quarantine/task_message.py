@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from resilience.delivery.eta import is_text
+
 _TEXT, _NUMBER, _FLAG, _LIST, _TABLE = "a text", "a whole number", "true or false", "a list", "a table"
 _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "shadow": ((str,), _TEXT),
@@ -36,7 +38,7 @@ def fault_of(told: Mapping[str, Any], args: Any, kwargs: Any, embed: Any) -> str
     belong to it.
     """
     task_id = told.get("id")
-    if type(task_id) is not str or not task_id:
+    if type(task_id) is not str or not task_id or not is_text(task_id):
         return "its id is not a text"
     for name, (kinds, right) in _FIELDS.items():
         value = told.get(name)

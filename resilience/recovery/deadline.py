@@ -27,6 +27,9 @@ def deadline_at(eta: str | None, now_s: float, deadline_s: float) -> float:
 def left_s(headers: Mapping[str, Any] | None, now_s: float) -> float | None:
     """Seconds until the deadline in a message's headers, negative when it is over; None without a usable one."""
     value = (headers or {}).get(DEADLINE_HEADER)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value - now_s
+    try:
+        return value - now_s if math.isfinite(value) else None
+    except OverflowError:  # a whole number larger than any time
+        return None

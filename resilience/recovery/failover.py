@@ -127,8 +127,8 @@ def journey_of(headers: Mapping[str, Any] | None, queue: str) -> Journey:
         hops = tuple(Hop(str(o), str(d), str(r), int(level)) for o, d, r, level in raw["hops"][-KEPT_HOPS:])
         home, task = raw["home"], raw.get("task", "")
         journey = Journey(str(home), int(raw["level"]), int(raw["spent"]), hops, int(raw["hop_count"]), str(task))
-        usable = isinstance(home, str) and home != "" and isinstance(task, str)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
+        usable = isinstance(home, str) and home.encode() != b"" and isinstance(task, str)  # it names a list in Redis
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError):
         return Journey(queue)
     usable = usable and min(journey.level, journey.spent, journey.hop_count) >= 0
     return journey if usable else Journey(queue)

@@ -36,7 +36,7 @@ def tried_by(headers: Mapping[str, Any] | None) -> Tried | None:
     try:
         strategy, category, factor = (headers or {})[RECOVERY_HEADER]
         tried = Tried(str(strategy), ErrorCategory(category).value, float(factor))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return tried if tried.strategy in STRATEGIES and 1.0 <= tried.factor <= LONGEST else None
 

@@ -63,7 +63,7 @@ def told(headers: Mapping[str, Any] | None) -> tuple[int, float]:
     with suppress(TypeError, ValueError, OverflowError):
         times, since = value  # type: ignore[misc]
         if math.isfinite(since):
-            return max(0, int(times)), float(since)
+            return max(0, int(times)), min(float(since), time.time())  # by a clock that is ahead it would circle on
     return 0, time.time()
 
 

@@ -62,3 +62,9 @@ def test_a_mangled_note_counts_as_none(mangled: object) -> None:
     assert times == 0
     assert abs(since - time.time()) < 5
     assert told(json.loads(json.dumps({HEADER: [3, 12.5]}))) == (3, 12.5)
+
+
+def test_a_note_by_a_clock_that_is_ahead_counts_from_now_or_its_task_would_circle_for_ever() -> None:
+    times, since = told({HEADER: [9, time.time() + 1e9]})
+    assert times == 9
+    assert since <= time.time()

@@ -42,6 +42,7 @@ def test_a_date_of_a_pickled_message_counts_too() -> None:
         {"eta": 12},
         {"eta": iso(60), "id": None},
         {"eta": iso(60), "id": ""},
+        {"eta": iso(60), "id": "half a character \ud800"},
         {"eta": iso(60), "id": "x" * (LONGEST_ID + 1)},
         {"eta": iso(60), "expires": iso(-1)},
         {"eta": iso(60), "expires": "never"},

@@ -82,6 +82,7 @@ _GOOD = Journey("celery", 1, 2, (Hop("a", "b", "c", 1),), 3).header()
     "header",
     [
         None, 7, "text", [], {}, {**_GOOD, "home": None}, {**_GOOD, "home": ""}, {**_GOOD, "home": 5},
+        {**_GOOD, "home": "half a character \ud800"},
         {**_GOOD, "level": -1}, {**_GOOD, "level": "x"}, {**_GOOD, "spent": -100}, {**_GOOD, "spent": math.inf},
         {**_GOOD, "hop_count": -1}, {**_GOOD, "hops": 5}, {**_GOOD, "hops": [[1, 2]]}, {**_GOOD, "hops": None},
     ],

@@ -20,7 +20,7 @@ def test_what_is_written_into_a_message_is_read_from_it() -> None:
     "value",
     [None, "retry", 5, [], ["retry"], ["retry", "connection_error", "x"], ["retry", "no such category", 1.0],
      ["rm -rf", "connection_error", 1.0], ["retry", "connection_error", 1000.0], ["retry", "connection_error", 0.1],
-     ["retry", "connection_error", float("nan")], [["retry"], {}, 1.0]],
+     ["retry", "connection_error", float("nan")], ["retry", "connection_error", 10**400], [["retry"], {}, 1.0]],
 )  # fmt: skip
 def test_what_none_of_us_wrote_says_nothing(value: object) -> None:
     assert tried_by({RECOVERY_HEADER: value}) is None

@@ -27,6 +27,7 @@ def test_a_sound_message_has_no_fault() -> None:
     [
         ({"id": None}, {}, "id"),
         ({"id": ""}, {}, "id"),
+        ({"id": "half a character \ud800"}, {}, "id"),
         ({"retries": True}, {}, "retries"),
         ({"retries": "1"}, {}, "retries"),
         ({"timelimit": 5}, {}, "timelimit"),
