@@ -138,7 +138,9 @@ class Recoveries:
         if now - self._asked.get(asked, -ASK_AGAIN_S) < ASK_AGAIN_S:
             return False
         self._asked[asked] = now
-        reply = self._try(lambda: self.ledger.begin(recovery_id, action.value, cause, budget_s, owner(), worker=worker))
+        reply = self._try(lambda: self.ledger.begin(
+            recovery_id, action.value, cause, budget_s, owner(), worker=worker, again_s=BEGIN_AGAIN_S
+        ))  # fmt: skip
         if reply == 1:
             self._tell_started(recovery_id, action.value, cause, worker, budget_s)
         elif reply == -1:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resilience.probing import Probe, Probing
+from signals.redact import describe
 
 if TYPE_CHECKING:
     from resilience.workers.rotation import Rotation
@@ -102,7 +103,10 @@ class Lookout:
 
     def _look(self) -> Verdict:
         asked_at = time.monotonic()
-        probing = self._probing or Probing(self.check.probe)
+        try:
+            probing = self._probing or Probing(self.check.probe)
+        except RuntimeError as error:  # no thread to be had now; without this one nobody would ever look again
+            return Verdict(describe(error), asked_at)
         self._probing = None if probing.ended(self.check.timeout_s) else probing  # one that hangs gets no second
         return Verdict(probing.why_not, asked_at)
 

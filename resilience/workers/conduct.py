@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resilience.recovery.decide import WorkerAction
@@ -144,6 +144,9 @@ class Conduct:
         recoveries = self._core.recoveries
         if not recoveries.ledger.take(recovery, self._owner, "begun"):
             return
+        if _waits_for(recovery, recoveries.ledger.active()):  # two began at once: none of them saw the other before
+            recoveries.ledger.take(replace(recovery, by=self._owner), "", "asked for")
+            return
         trouble = self._refusal(recovery, registry)
         if trouble:
             recoveries.end(recovery, self._owner, trouble)
@@ -193,10 +196,12 @@ class Conduct:
         passed_s = time.monotonic() - going.began
         took_s = recovery.now - recovery.since + passed_s
         if going.is_done():
-            # Its record says by now that it is out of rotation: whoever is next sees that it serves nothing.
-            if recoveries.end(recovery, self._owner, took_s=took_s) and recovery.strategy == WorkerAction.REPLACE.value:
-                os.kill(os.getpid(), signal.SIGTERM)  # Celery's own warm shutdown
+            # Its record says by now that it is out of rotation: whoever is next sees that it serves nothing. It leaves
+            # also where the answer was lost, or others gave it up meanwhile: nothing would bring it back.
+            recoveries.end(recovery, self._owner, took_s=took_s)
             self._going = None
+            if recovery.strategy == WorkerAction.REPLACE.value:
+                os.kill(os.getpid(), signal.SIGTERM)  # Celery's own warm shutdown
         elif recovery.now + passed_s > recovery.deadline:
             budget_s = recovery.deadline - recovery.since
             recoveries.end(recovery, self._owner, f"not done within {budget_s:g} s", took_s)

@@ -49,6 +49,23 @@ def test_a_check_that_hangs_fails_in_time_gets_no_second_call_and_recovers_with_
     lookout.stop()
 
 
+def test_a_lookout_that_gets_no_thread_for_its_probe_says_so_and_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, heard = threading.Thread.start, list[Verdict]()
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "celeriac-probe" and len(heard) < 2:
+            raise RuntimeError("can't start new thread")
+        stock(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    lookout = Lookout(ReadyCheck("it", bool, every_s=0.01), lambda _, verdict: heard.append(verdict))
+    lookout.start()
+    until(lambda: len(heard) >= 3, what="it goes on judging")
+    lookout.stop()
+    assert "can't start new thread" in heard[0].why
+    assert heard[2].why == "the probe said no"
+
+
 def test_a_verdict_is_late_when_nobody_looked_for_much_longer_than_agreed() -> None:
     lookout = Lookout(ReadyCheck("it", bool, every_s=5.0, timeout_s=2.0), lambda *_: None)
     lookout.verdict = Verdict("", asked_at=100.0)
