@@ -108,7 +108,7 @@ class Parking:
             most = math.floor(min(self._allowance, self._ramps[lot.circuit]))
             count = self.move_oldest(broker, lot, suffix, most if passing[lot.circuit] else 1)
             self._allowance -= count
-            self._ramps[lot.circuit] -= count
+            self._ramps[lot.circuit] = max(0.0, self._ramps[lot.circuit] - count)  # probes are no debt
             moved += count
         return moved
 

@@ -146,6 +146,15 @@ def test_a_circuit_that_is_only_probed_gets_one_message_at_a_time(
     assert parking.release(broker, _no, _all, 1.0) == 24
 
 
+def test_what_was_released_as_probes_holds_up_nothing_when_the_circuit_has_closed(app: Celery, broker: Broker) -> None:
+    parking = _parking(app, 10.0)
+    _send(app, parking.queue_for("celery", CIRCUIT), *(str(number) for number in range(60)))
+    for _ in range(20):  # a probe that takes long: others are released, and parked again, meanwhile
+        assert parking.release(broker, _no, lambda _: 0.0, 0.5) == 1
+        _received(app, "celery")
+    assert parking.release(broker, _no, _all, 1.0) == 10
+
+
 def test_three_workers_keep_the_order_while_the_queue_is_emptied_more_slowly(
     app: Celery, broker: Broker, parking: Parking
 ) -> None:
