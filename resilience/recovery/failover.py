@@ -96,7 +96,7 @@ class Journey:
 
     def moved(self, origin: str, destination: str, reason: str, level: int, retries: int) -> Journey:
         hop = Hop(origin, destination, reason, level)
-        spent = retries if level != self.level else self.spent
+        spent = max(0, retries) if level != self.level else self.spent  # a message may claim a negative number
         return replace(
             self,
             level=level,

@@ -53,7 +53,7 @@ _TEXT = st.text(min_size=1, max_size=8)
 
 
 @given(
-    _TEXT, st.lists(st.tuples(_TEXT, _TEXT, st.text(max_size=8), st.integers(0, 9), st.integers(0, 99)), max_size=30)
+    _TEXT, st.lists(st.tuples(_TEXT, _TEXT, st.text(max_size=8), st.integers(0, 9), st.integers(-9, 99)), max_size=30)
 )
 def test_a_journey_survives_its_header(home: str, moves: list[tuple[str, str, str, int, int]]) -> None:
     journey = Journey(home)
