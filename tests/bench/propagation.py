@@ -52,7 +52,8 @@ def tables(stage: Stage) -> list[Table]:
         for kind in (OURS, "pybreaker, Redis")
     )
     routes = tuple(
-        Row(load, _delays(stage, OURS, {ROUTER: 2, GATE: 3}, pause_s)) for load, pause_s in _PAUSES_S.items()
+        Row(f"{OURS}, {load}", _delays(stage, OURS, {ROUTER: 2, GATE: 3}, pause_s))
+        for load, pause_s in _PAUSES_S.items()
     )
     return [
         Table(
