@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,12 +124,17 @@ def test_an_upstream_that_flaps_makes_circuits_and_tasks_move_no_more_than_it_fl
         home.wait_ready()
         with Traffic(shop_redis) as traffic:
             until(lambda: traffic.last(10) == ["celery"] * 10, what="traffic flows")
+            began = time.monotonic()
             for _ in range(flaps):
                 for mode, queue in (("503", "second"), ("ok", "celery")):
                     set_to(first, mode)
                     until(lambda: traffic.last(5) == [queue] * 5, within_s=30, what=f"it is {mode}")  # noqa: B023
+            took_s = time.monotonic() - began
         found = traffic.answers()
     assert set(found) <= {"celery", "second"}
     assert traffic.ran() == Counter(range(len(found)))
-    assert flaps <= home.log().count("circuit ledger: closed -> open") <= 2 * flaps
-    assert home.log().count("circuit ledger: half_open -> closed") <= 2 * flaps
+    # At most: while it is down each probe opens it again, once a second. At least: on the ramp after a closing the
+    # traffic may go round a breakdown that is over before five calls have failed.
+    opened = home.log().count(" -> open for ")
+    assert 1 <= opened <= flaps + took_s + 1
+    assert home.log().count("circuit ledger: half_open -> closed") <= flaps + 1
