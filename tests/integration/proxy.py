@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
@@ -44,7 +46,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._frozen: set[asyncio.StreamWriter] = set()
         self._accepted = 0
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Proxy:
@@ -81,8 +84,19 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=10)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, LOOPBACK, 0, ssl=self._ssl_context)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._loop.add_reader(self._listener, self._let_in, self._listener)
+
+    def _let_in(self, listener: socket.socket) -> None:
+        """What `asyncio.start_server` does; but that leaves sockets open when it ends while it lets somebody in."""
+        accepted, _address = listener.accept()
+        accepted.setblocking(False)
+        task = asyncio.ensure_future(self._accept(accepted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _task: accepted.close())
 
     async def _freeze(self) -> None:
         self._frozen |= self._writers
@@ -92,27 +106,28 @@ class Proxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        assert self._listener is not None
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
         self._frozen.clear()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # also those who are just being let in
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others, timeout=0.1)
-        await self._cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0.05)  # the aborted transports close their sockets in turns of their own
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._accepted += 1
-        number = self._accepted
-        self._writers.add(writer)
-        try:
-            await self._join(number, reader, writer)
-        except (OSError, asyncio.CancelledError):  # either side went: so does the other
-            pass
-        finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
+    async def _accept(self, accepted: socket.socket) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        with contextlib.suppress(OSError):  # either side went: so does the other
+            transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, accepted, ssl=self._ssl_context)
+            writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            self._accepted += 1
+            self._writers.add(writer)
+            try:
+                await self._join(self._accepted, reader, writer)
+            finally:
+                transport.abort()
+                self._writers.discard(writer)
 
     async def _join(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection(LOOPBACK, self._to)
@@ -143,10 +158,10 @@ class Proxy:
             while writer in self._frozen:  # a half-open connection is not closed by its other end's going
                 await asyncio.sleep(3600)
         finally:
+            there.transport.abort()
             for one in pumps:
                 one.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            there.transport.abort()
 
 
 def cuts_at_random(seed: int, mean_bytes: int) -> Callable[[], int]:
