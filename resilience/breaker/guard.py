@@ -18,9 +18,9 @@ from typing import Any, Protocol, TypeVar, cast
 from resilience.breaker.alone import Alone
 from resilience.breaker.calls import CircuitCalls
 from resilience.breaker.link import Link
-from resilience.breaker.machine import Outcome, State
+from resilience.breaker.machine import State
 from resilience.breaker.operating import Operating
-from resilience.breaker.owed import NO_EPOCH, Owed
+from resilience.breaker.owed import Owed
 from resilience.breaker.pending import Pending
 from resilience.breaker.permit import Permit, permit_from_thread
 from resilience.breaker.policies import Policies
@@ -30,7 +30,6 @@ from resilience.breaker.store import CircuitStore, Reply
 from resilience.breaker.view import Stance, View, Views
 from resilience.breaker.watcher import Watcher
 from resilience.errors.taxonomy import MATRIX, CircuitOpenError, ErrorCategory, Row
-from resilience.identity import owner
 from resilience.shared_redis import SharedRedis, connect
 from signals.bus import Bus
 
@@ -133,7 +132,8 @@ class Breakers(Reporting, Operating):
         """A permit for one call through circuit `name`, or CircuitOpenError. No round trip while closed.
 
         `permit_id` names the call (a repeated ask with the same id is the same permit); `lease_s` is how long a
-        half-open permit lives if nobody settles it. Without `ramp` a circuit that closed a moment ago admits all.
+        half-open permit lives if nobody settles it, at most as long as the policy says. Without `ramp` a circuit that
+        closed a moment ago admits all.
         """
         free = self.admit_freely(name)
         if free is not None:
@@ -153,9 +153,9 @@ class Breakers(Reporting, Operating):
 
     async def admit_async(self, name: str, permit_id: str | None = None, lease_s: float | None = None) -> Permit:
         """The same for an event loop: what has to be asked of the store is asked on a thread."""
-        view = self._views.get(name)
-        if view is not None and view.free:
-            return Permit(self, name, view.epoch)
+        free = self.admit_freely(name)
+        if free is not None:
+            return free
         if not self._watcher.started:
             check_name(name)
             await asyncio.to_thread(self._watcher.start)
@@ -260,7 +260,7 @@ class Breakers(Reporting, Operating):
     def _admit_alone(self, name: str, policy: BreakerPolicy, permit_id: str, lease_s: float) -> Reply:
         reply = self._alone.admit(name, policy, permit_id, lease_s)
         if not reply.granted or reply.state is not State.HALF_OPEN:  # else who got it settles it
-            self._owed.note(name, Outcome(NO_EPOCH, owner(), permit=permit_id))
+            self._owed.give_back(name, permit_id)
         return reply
 
     def _ramp_share(self, name: str, view: View) -> float:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from resilience.breaker.machine import Outcome
+from resilience.identity import owner
 
-NO_EPOCH = -1
+_NO_EPOCH = -1
 """Of an outcome that only gives its permit back, whatever the circuit did since."""
 
 MOST = 1_000
@@ -37,11 +38,15 @@ class Owed:
             if len(self._outcomes) < MOST:
                 self._outcomes[name, outcome.permit] = outcome
 
+    def give_back(self, name: str, permit: str) -> None:
+        """The store may count this permit as held: nobody uses it any more. Nothing for "", which is no permit."""
+        self.note(name, Outcome(_NO_EPOCH, owner(), permit=permit))
+
     def take(self, epoch: Callable[[str], int]) -> list[tuple[str, Outcome]]:
         """All of them, by circuit; `epoch` gives the one that the store has a circuit in now."""
         with self._lock:
             taken, self._outcomes = self._outcomes, {}
         return [
-            (name, replace(outcome, epoch=epoch(name)) if outcome.epoch == NO_EPOCH else outcome)
+            (name, replace(outcome, epoch=epoch(name)) if outcome.epoch == _NO_EPOCH else outcome)
             for (name, _), outcome in taken.items()
         ]

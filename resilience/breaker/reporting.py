@@ -11,7 +11,7 @@ from dataclasses import replace
 from resilience.breaker.alone import Alone
 from resilience.breaker.link import Link
 from resilience.breaker.machine import Outcome, State
-from resilience.breaker.owed import NO_EPOCH, Owed
+from resilience.breaker.owed import Owed
 from resilience.breaker.pending import Pending
 from resilience.breaker.permit import Ending, as_result
 from resilience.breaker.policies import Policies
@@ -98,7 +98,7 @@ class Reporting:
         view = self._views.get(name)
         if view is not None and (epoch < view.epoch or view.deaf):
             if self.link.away:  # it moved on in this process alone: to the others this is a probe still under way
-                self._owed.note(name, Outcome(NO_EPOCH, owner(), permit=permit_id))
+                self._owed.give_back(name, permit_id)
             return None  # the circuit moved on, or does not listen
         policy = self._policy(name)
         result = as_result(ending, policy, self._matrix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -67,13 +68,21 @@ def read(raw: bytes) -> Any:
     return value if end == len(text) else json.loads(text)  # with blanks around it, or none at all: it says why
 
 
-def redelivered(raw: bytes) -> bytes:
-    """The message marked as delivered before, as stock workers mark it."""
-    with suppress(
-        ValueError, KeyError, TypeError, AttributeError, RecursionError
-    ):  # not a message: it goes back as it is
+def rewritten(raw: bytes, change: Callable[[Any], object]) -> bytes:
+    """The message as `change` leaves its payload; bytes that are none stay as they are."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         payload = loads(bytes_to_str(raw))
-        payload.setdefault("headers", {})["redelivered"] = True
-        payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
+        change(payload)
         return str(dumps(payload)).encode()
     return raw
+
+
+def redelivered(raw: bytes) -> bytes:
+    """The message marked as delivered before, as stock workers mark it."""
+    return rewritten(raw, mark_redelivered)
+
+
+def mark_redelivered(payload: Any) -> None:
+    """Raises what a payload raises that is no message's."""
+    payload.setdefault("headers", {})["redelivered"] = True
+    payload["properties"].setdefault("delivery_info", {})["redelivered"] = True

@@ -166,14 +166,14 @@ class Held:
         jobs = list(self._jobs.items())
         return {tag for tag, job in jobs if job is _HERE or getattr(job, "_write_to", None) is not None}
 
+    def unmarked(self) -> list[str]:
+        """Tags that started and are not marked as such on the server; they are taken out."""
+        return _drain(self._unmarked)
+
     @property
     def to_mark(self) -> deque[str]:
         """The same to be taken one by one."""
         return self._unmarked
-
-    def unmarked(self) -> list[str]:
-        """Tags that started and are not marked as such on the server; they are taken out."""
-        return _drain(self._unmarked)
 
     def ack(self, tag: str) -> None:
         """It ended."""

@@ -24,10 +24,8 @@ class OwnedQoS(virtual.QoS):
         return bool(super().can_consume() and (self.asks is None or self.asks()))
 
     def ack(self, delivery_tag: str) -> None:
-        channel = self.channel
-        channel.held.ack(delivery_tag)
-        self._delivered.pop(delivery_tag, None)
-        channel.wake_if_elsewhere()
+        self.channel.held.ack(delivery_tag)
+        self.forget(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if requeue:

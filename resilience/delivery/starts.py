@@ -13,7 +13,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import TaskRevokedError
 
-from resilience.delivery.envelope import OwnedMessage, redelivered
+from resilience.delivery.envelope import redelivered
 from resilience.delivery.held import Held
 
 
@@ -26,11 +26,10 @@ def watch(pool: Any, held: Held) -> None:
 
     def apply_async(*args: Any, **options: Any) -> Any:
         request: Any = getattr(options.get("accept_callback"), "__self__", None)
-        message = getattr(request, "message", None)
-        mine = message.held if type(message) is OwnedMessage else None
-        if message is None or mine is None:
+        mine = held_of(getattr(request, "message", None))
+        if mine is None:
             return stock(*args, **options)
-        tag = message.delivery_tag
+        tag = request.message.delivery_tag
         _begin(mine, request, tag)
         job = stock(*args, **options)
         if job is not None:
@@ -81,10 +80,9 @@ def when_terminated(pool: Any, then: Callable[[], None]) -> None:
 
 def accepted(request: Any) -> None:
     """A pool of this very process begins the task of this request."""
-    message = request.message
-    held = message.held if type(message) is OwnedMessage else None
+    held = held_of(request.message)
     if held is not None and held.begins_on_accept:
-        _begin(held, request, message.delivery_tag)
+        _begin(held, request, request.message.delivery_tag)
 
 
 def cancelled(request: Any) -> None:

@@ -1,9 +1,10 @@
 -- One turn of a worker's loop: settle what ended, then take what there is room for. A message is always either in a
 -- queue or in the claims of a worker, whoever is killed when.
 --
--- EVALSHA sha n claims delayed started alone drainer source... (wait source)...
+-- EVALSHA sha n claims delayed unbegun alone drainer source... (wait source)...
 --         room width sources solitude  acked tag... returned (tag text where)... started tag...
---   KEYS[1] hash of the worker: tag -> "<length of source key>:<source key><message>", n -> the last tag, a number; c -> name of the connection in use;
+--   KEYS[1] hash of the worker: tag -> "<length of source key>:<source key><message>", n -> the last tag, a number;
+--           c -> name of the connection in use;
 --           w:<source> for every source that it ever waited for (not used here)
 --   KEYS[2] index of what is due later (see due.lua)
 --   KEYS[3] set of the worker: tags of claims whose task has not begun to run; a mark takes its tag out (see marks.py)

@@ -13,11 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from celery.exceptions import Ignore, Reject
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
 
 from resilience.delivery.broker import BROKER_ERRORS
-from resilience.delivery.envelope import redelivered
+from resilience.delivery.envelope import mark_redelivered, rewritten
 from resilience.delivery.starts import held_of
 from signals.redact import describe
 
@@ -72,16 +70,12 @@ def put_back(message: Any) -> bool:
     held = held_of(message)
     if held is None:
         return False
-    held.give_back(message.delivery_tag, lambda raw: _noted(redelivered(raw)))
+    held.give_back(message.delivery_tag, lambda raw: rewritten(raw, _note))
     message.channel.qos.forget(message.delivery_tag)
     return True
 
 
-def _noted(raw: bytes) -> bytes:
-    with suppress(ValueError, KeyError, TypeError, AttributeError):  # it was a message a moment ago
-        payload = loads(bytes_to_str(raw))
-        headers = payload.setdefault("headers", {})
-        times, since = told(headers)
-        headers[HEADER] = [times + 1, since]
-        return str(dumps(payload)).encode()
-    return raw
+def _note(payload: Any) -> None:
+    mark_redelivered(payload)
+    times, since = told(payload["headers"])
+    payload["headers"][HEADER] = [times + 1, since]
