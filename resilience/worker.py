@@ -173,9 +173,11 @@ class WorkerLife:
         """While the loop does no turns: a worker that is being stopped, or a solo one inside a task."""
         if self._held is None or self._loop.age_s < 2 * STAMP_EVERY_S:
             return
+        claims = Claims(broker)
         if self._held.blocks:
             self._held.give_back_behind(redelivered)
-        Claims(broker).tell(self._held)
+            self._held.give_back_unread(partial(claims.tags, self._held))
+        claims.tell(self._held)
 
     def _tell_of_late_ends(self) -> None:
         """Tasks that ended here after others had taken them over: they ran, or run, twice."""

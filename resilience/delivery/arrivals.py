@@ -30,6 +30,8 @@ class Arrivals(Turns):
             self._stop_waiting()  # nothing must arrive while the loop stands still
         held, unwanted = self.held, []
         for tag, source, raw in taken:
+            if held.blocks and tag == taken[-1][0]:
+                self._ask_ahead()
             queue = self._queue_of(source)
             if queue not in self._active_queues:
                 unwanted.append(tag)  # a signal came: the worker consumes no more
@@ -41,9 +43,16 @@ class Arrivals(Turns):
             held.give_back(tag, redelivered)
         return True
 
+    def _ask_ahead(self) -> None:
+        """A solo worker whose tasks are short asks for more before the last one: no task has to wait for the answer."""
+        room = self._room() - 1  # the last one itself is not counted yet
+        if room > 0 and not self.held.stopping and time.monotonic() - self._main.sent_at < UNTOLD_S:
+            self.held.asks_ahead()
+            self._send(room)
+
     def _tell_in_between(self) -> None:
         """A solo worker runs all that it took in one turn: what ended must not wait for the last of them."""
-        if self.held.waits_to_be_told:
+        if self.held.waits_to_be_told and not self._main.busy:
             try:
                 self._send(room=0)
                 self._reply()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 from resilience import lua
 from resilience.delivery.deaths import ALONE, Condemn, Suspect, blamed
 from resilience.delivery.envelope import redelivered
-from resilience.delivery.held import Held, Settled
+from resilience.delivery.held import Held
+from resilience.delivery.settling import Settled
 from resilience.delivery.waits import WAITED
 
 if TYPE_CHECKING:

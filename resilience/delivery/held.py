@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from resilience.delivery.delayed import delayed_key
-
-MOST_AT_ONCE = 1_000
-
-T = TypeVar("T")
+from resilience.delivery.settling import Settling, drained
 
 _HERE = object()
 """In the place of a pool's handle: the task runs in this very process."""
@@ -24,23 +18,9 @@ Unreadable = Callable[["Held", str, str, bytes, Exception], None]
 """Takes a tag, the list where it lay, bytes in which there is no message, and why; acknowledges the tag in the end."""
 
 
-@dataclass
-class Settled:
-    """What one turn tells the broker: tags that ended, and (tag, new text, where to) of messages that go back."""
-
-    acked: list[str] = field(default_factory=list)
-    returned: list[tuple[str, bytes, str]] = field(default_factory=list)
-    told_before: bool = False
-    """The broker may know of it already: what is late then says nothing."""
-
-    def __bool__(self) -> bool:
-        return bool(self.acked or self.returned)
-
-
-class Held:
+class Held(Settling):
     """One per worker, in its main process. Settled from any thread; told to the broker by the loop or by the pulse.
 
-    A settlement that was sent and not answered is sent again: to repeat it does nothing.
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
     `stopping`: the worker was told to end and begins nothing any more. `declined`: the server is too old for it.
     `connection` names the one in use: what a former one asked for and comes late takes nothing.
@@ -48,6 +28,7 @@ class Held:
     """
 
     def __init__(self, namespace: str, owner: str, running: Callable[[], set[str]] = set) -> None:
+        super().__init__()
         self.namespace = namespace
         self.owner = owner
         self.running = running
@@ -72,11 +53,9 @@ class Held:
         self._begun: set[str] = set()
         self._jobs: dict[str, Any] = {}
         self._unmarked: deque[str] = deque()
-        self._acked: deque[str] = deque()
-        self._returned: deque[tuple[str, bytes, str]] = deque()
-        self._under_way = Settled()
-        self._lock = threading.Lock()
         self._channels: set[object] = set()
+        self._unread: object | None = None
+        self._disowned: set[str] = set()
 
     @property
     def is_mine(self) -> bool:
@@ -168,7 +147,7 @@ class Held:
 
     def unmarked(self) -> list[str]:
         """Tags that started and are not marked as such on the server; they are taken out."""
-        return _drain(self._unmarked)
+        return drained(self._unmarked)
 
     @property
     def to_mark(self) -> deque[str]:
@@ -235,26 +214,33 @@ class Held:
                 if tag not in self._begun:
                     self.give_back(tag, rewrite)
 
+    def asks_ahead(self) -> None:
+        """More is asked for before the last task of a window begins: its loop reads the answer when that is over."""
+        self._unread = object()
+
+    def hears(self) -> set[str]:
+        """Such an answer is read now: the tags in it that went back in the meantime."""
+        with self._lock:
+            self._unread = None
+            disowned, self._disowned = self._disowned, set()
+            return disowned
+
+    def give_back_unread(self, claimed: Callable[[], Iterable[str]]) -> None:
+        """What an answer brings that lies unread behind such a task goes back. `claimed` asks the server."""
+        unread = self._unread
+        if unread is None:
+            return
+        tags = set(claimed())
+        with self._lock:
+            if self._unread is unread:  # else the loop has read it, and knows them
+                new = tags.difference(self._messages, self._settling(), self._disowned)
+                self._disowned |= new
+                for tag in sorted(new, key=int, reverse=True):
+                    self.give_back_unknown(tag)
+
     def give_back_unknown(self, tag: str) -> None:
         """A claim whose delivery was lost with a connection goes back as it is."""
         self._returned.append((tag, b"", ""))
-
-    def settle(self) -> Settled:
-        """What is to be told now; it stays under way until `told`."""
-        with self._lock:
-            if self._under_way:
-                self._under_way.told_before = True
-            else:
-                self._under_way = Settled(_drain(self._acked), _drain(self._returned))
-            return self._under_way
-
-    def told(self, settled: Settled, late: int) -> None:
-        """The broker answered to this settlement: so many of it came too late."""
-        with self._lock:
-            if not settled.told_before:
-                self.late += late
-            if self._under_way is settled:
-                self._under_way = Settled()
 
     def leave(self) -> None:
         """The claims are to be looked at anew, over another connection, before anything else begins."""
@@ -267,17 +253,6 @@ class Held:
     @property
     def waits_to_be_told(self) -> bool:
         return self.unsettled or bool(self._unmarked)
-
-    def settling(self) -> set[str]:
-        """Tags that ended or go back, of which the broker may not know yet."""
-        with self._lock:
-            under_way = self._under_way
-            returned = [*under_way.returned, *self._returned]
-            return {*under_way.acked, *self._acked, *(tag for tag, *_ in returned)}
-
-    @property
-    def unsettled(self) -> bool:
-        return bool(self._acked or self._returned or self._under_way)
 
     def joined_by(self, channel: object) -> bool:
         """A channel begins; True if it is the only one, so that nothing can be under way on another."""
@@ -293,14 +268,6 @@ class Held:
 def alone_key(namespace: str) -> str:
     """The list of what must run while nothing else does (see turn.lua)."""
     return f"{namespace}:v1:alone"
-
-
-def _drain(queue: deque[T]) -> list[T]:
-    items: list[T] = []
-    with suppress(IndexError):  # another thread took the last one meanwhile
-        while queue and len(items) < MOST_AT_ONCE:
-            items.append(queue.popleft())
-    return items
 
 
 def _nothing() -> None:

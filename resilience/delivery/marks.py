@@ -11,15 +11,22 @@ silent, for longer than that.
 One thing would have the kernel throw them away: a process that ends with unread answers resets its connection. So the
 server is told not to answer here at all; where it will not hear of that, every mark is sent at once, as the answers
 are read later.
+The call to the kernel does not wait and keeps the interpreter's lock: in a pool of threads each time that one lets go
+of it for a microsecond costs the others two switches, and marks were half of these times.
 What is lost is the mark of a task that brings down the whole machine, the kernel included, within 0.2 s of its begin.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import logging
+import os
 import socket
+import ssl
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -32,6 +39,7 @@ logger = logging.getLogger("celeriac")
 UNREAD = 50
 """So many short answers lie unread before they are looked at: looking costs more than saying."""
 
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # of POSIX
 _CORK = getattr(socket, "TCP_CORK", None)  # of Linux
 
 
@@ -47,6 +55,7 @@ class Marker:
         self._mark = Packed("SREM", unbegun)
         self._unmarked = unmarked
         self._connection = pool.connection_class(**bounded(pool.connection_kwargs))
+        self._send: Callable[[bytes], None] = self._send_waiting
         self._works = False
         self._is_answered = True
         self._unanswered = 0
@@ -56,9 +65,12 @@ class Marker:
         """Be ready to speak: before the first task begins."""
         self._connection.connect()
         self._is_answered = not self._hush()
+        sock = self._connection._sock  # noqa: SLF001  redis-py has no public way to its socket
         if not self._is_answered and _CORK is not None:
             with suppress(OSError):  # a Unix socket has no cork
-                self._connection._sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)  # noqa: SLF001  redis-py sets options only before it connects
+                sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+        if _DONT_WAIT and not isinstance(sock, ssl.SSLSocket):
+            self._send = sender(sock)
         self._works = True
 
     def say(self) -> None:
@@ -72,11 +84,12 @@ class Marker:
                     self._listen()
                 while self._unmarked:
                     tag = self._unmarked.popleft()
-                    # no health check: it would wait for an answer
-                    self._connection.send_packed_command([self._mark.with_word(tag)], check_health=False)
+                    self._send(self._mark.with_word(tag))
                     self._unanswered += self._is_answered
             except IndexError:
                 return  # a turn took the last one meanwhile
+            except BlockingIOError:
+                self._unmarked.appendleft(tag)  # the kernel takes no more for now
             except (OSError, redis.RedisError) as error:
                 self._works = False
                 if tag:
@@ -96,6 +109,9 @@ class Marker:
         self._connection.send_packed_command([off], check_health=False)
         return True
 
+    def _send_waiting(self, command: bytes) -> None:
+        self._connection.send_packed_command([command], check_health=False)  # that check would wait for an answer
+
     def _listen(self) -> None:
         while self._unanswered and self._connection.can_read(timeout=0):
             self._connection.read_response()
@@ -105,3 +121,21 @@ class Marker:
         with self._lock:
             self._works = False
             self._connection.disconnect()
+
+
+def sender(sock: socket.socket) -> Callable[[bytes], None]:
+    """A function that hands bytes to the kernel, which takes all of them or raises OSError."""
+    number = sock.fileno()
+    kernel = ctypes.PyDLL(None, use_errno=True).send  # unlike CDLL's, its calls keep the interpreter's lock
+    kernel.argtypes, kernel.restype = _SEND_TYPES
+
+    def send(data: bytes) -> None:
+        taken = kernel(number, data, len(data), _DONT_WAIT)
+        if taken != len(data):
+            error = ctypes.get_errno() if taken < 0 else errno.EPIPE  # half of a command: nothing can follow it
+            raise OSError(error, os.strerror(error))
+
+    return send
+
+
+_SEND_TYPES = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_ssize_t

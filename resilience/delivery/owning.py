@@ -9,11 +9,12 @@ import uuid
 from typing import Any
 
 from resilience.delivery.envelope import OwnedMessage, redelivered
-from resilience.delivery.held import Held, Settled, held_by
+from resilience.delivery.held import Held, held_by
 from resilience.delivery.lines import Line, Packed, Wake
 from resilience.delivery.marks import Marker
 from resilience.delivery.qos import OwnedQoS
 from resilience.delivery.server import TOO_OLD, moves_messages
+from resilience.delivery.settling import Settled
 from resilience.delivery.waits import WAITED, IdleWaits
 
 LEASE_S = 30.0
@@ -93,6 +94,7 @@ class Owning(_Base):
     def _recover(self) -> None:
         """What a former connection left: claims whose delivery never arrived, and what is held but not run, go back."""
         held = self.held
+        held.hears()
         held.renewed(LEASE_S)  # the claims are read below: what was taken away meanwhile is known then
         held.connection = uuid.uuid4().hex[:8]
         self._main.ask("HSET", self._claims, CONNECTION, held.connection)  # before: none takes anything after the look

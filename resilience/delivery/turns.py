@@ -148,6 +148,7 @@ class Turns(Owning):
 
     def _reply(self) -> list[tuple[str, str, bytes]]:
         settled, sources, moved = self._sent
+        disowned = self.held.hears()
         try:
             late, first, numbers, alone, *messages = self._main.read()
         except redis.ResponseError as error:
@@ -161,9 +162,10 @@ class Turns(Owning):
             self._idle, self.held.drains = not messages, alone > 0
         found = zip((sources[int(number) - 1] for number in numbers.split()), messages, strict=True)
         taken = [(str(tag), source, raw) for tag, (source, raw) in enumerate(found, start=int(first or 0))]
+        taken = [each for each in taken if each[0] not in disowned] if disowned else taken
         for tag, _, raw in taken:
             self.held.take(tag, raw)
-        if alone < 0:
+        if alone < 0 and taken:
             self.held.alone = taken[0][0]
         self._busy_since = min(self._busy_since, time.monotonic()) if len(self.held) else math.inf
         return taken

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import collections
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import redis
 
+from resilience.delivery.marks import Marker
 from resilience.local.orphans import bound_to_parent
 from resilience.local.redis_server import RedisServer
 from resilience.testing import until
+
+FILLS_THE_KERNEL = 200_000
 
 CODE = """
 import collections, ctypes, os, signal, sys, types, redis
@@ -58,3 +65,23 @@ def test_a_mark_outlives_the_process_that_said_it(client: redis.Redis, redis_url
 def test_who_may_not_silence_the_server_marks_all_the_same(client: redis.Redis, redis_server: RedisServer) -> None:
     client.execute_command("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", "-client")
     said(client, redis_server.url().replace("://", "://plain:word@", 1), 200, ENDS["killed"])
+
+
+def test_a_server_that_stands_still_holds_up_no_task() -> None:
+    """Marks go on into the kernel until it is full; from then on they are left to the turns. None is both or neither."""
+    begun: collections.deque[str] = collections.deque()
+    with RedisServer() as server, redis.Redis.from_url(server.url()) as client:
+        marker = Marker(SimpleNamespace(async_pool=redis.ConnectionPool.from_url(server.url())), "unbegun", begun)
+        marker.connect()
+        tags = [str(tag) for tag in range(FILLS_THE_KERNEL)]
+        client.sadd("unbegun", *tags)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            for tag in tags:
+                begun.append(tag)
+                marker.say()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert 0 < len(begun) < len(tags)
+        until(lambda: client.smembers("unbegun") == {tag.encode() for tag in begun}, what="what was said arrived")
+        marker.close()
