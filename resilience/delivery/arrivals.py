@@ -29,8 +29,9 @@ class Arrivals(Turns):
         if self.held.blocks:
             self._stop_waiting()  # nothing must arrive while the loop stands still
         held, unwanted = self.held, []
+        more = held.blocks and len(taken) == self._asked  # it got all that it asked for: so there may be more
         for tag, source, raw in taken:
-            if held.blocks and tag == taken[-1][0]:
+            if more and tag == taken[-1][0]:
                 self._ask_ahead()
             queue = self._queue_of(source)
             if queue not in self._active_queues:

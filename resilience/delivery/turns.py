@@ -114,7 +114,7 @@ class Turns(Owning):
         queues = tuple(self._queue_cycle.consume(len(self.active_queues))) if room else ()
         waited = self._waited | self._waits.sources if self._moved else ()
         sources, call = self._call(queues, waited)
-        self._sent = (settled, sources, self._moved)
+        self._sent, self._asked = (settled, sources, self._moved), room
         self._moved = False  # what moves from now on is for the next turn
         self._main.send_packed(call.with_words(
             room, len(queues), len(sources), self._solitude(),

@@ -52,6 +52,24 @@ def test_a_message_that_an_idle_frozen_worker_got_runs_elsewhere(
     until(lambda: ran(book) == Counter({0: 1}), what="the task ran elsewhere")
 
 
+def test_what_a_solo_worker_took_runs_elsewhere_while_it_is_inside_a_long_task(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    """Also what it asked for ahead of the last task of its window, the answer to which it cannot read meanwhile."""
+    app = stock_app(shop_redis)
+    send(app, 0, 3)
+    send(app, 3, 1, task="tasks.hold")
+    send(app, 4, 6)
+    workers({"name": "busy"}, pool="solo", concurrency=2)  # four at a time
+    until(lambda: book.llen("began") == 1 and claimed(broker) == 4, what="it holds three more than it can begin")
+    workers({"name": "other"})
+    until(lambda: ran(book) == Counter({*range(3), *range(4, 10)}), what="all others ran elsewhere")
+    book.set("go", "1")
+    until(lambda: ran(book) == Counter(range(10)) and claimed(broker) == 0, what="the long one ends, and is told")
+    send(app, 10, 40)
+    until(lambda: ran(book) == Counter(range(50)), what="both go on, and nothing ran twice")
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("pool", "kills"), [("prefork", 5), ("threads", 3), ("solo", 3)])
 def test_kills_at_random_instants_lose_nothing(
