@@ -54,9 +54,8 @@ class Aid:
         """How this worker fares with this circuit; counts the failure."""
         if not self._core.circuits_on:
             return None
-        address = request.delivery_info or {}
         queues = task.app.amqp.queues.consume_from
-        queue = queue_of(queues, address.get("exchange"), address.get("routing_key"))
+        queue = queue_of(queues, request.delivery_info)
         view = self._core.recoveries.tally.failed(circuit, error.category.value, queue if queue in queues else "")
         return replace(view, kept=self._core.settings.worker_restarts)
 

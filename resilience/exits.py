@@ -73,8 +73,7 @@ class Exits:
         if not raw:
             raw = _as_it_lay(payload) or rebuilt(message)
         address = message.delivery_info if isinstance(message.delivery_info, dict) else {}
-        queues = self._core.app.amqp.queues.consume_from
-        queue = "" if source else queue_of(queues, address.get("exchange"), address.get("routing_key"))
+        queue = "" if source else queue_of(self._core.app.amqp.queues.consume_from, address)
         owner = identity.owner()
         return Arrival(raw, reason, detail, source, queue, key=f"{owner}:{message.delivery_tag}", worker=owner, **known)
 

@@ -44,20 +44,21 @@ if TYPE_CHECKING:
     from resilience.core import Core
     from resilience.errors.wrapped import WrappedError
 
-_CONTROL = (Ignore, Reject, Retry)
+CONTROL = (Ignore, Reject, Retry)
+"""What a task raises to say what shall become of it: no failures."""
 _BEGAN = "_celeriac_began"
 
 
 class Fates:
     """One per app and process."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, aid: Aid) -> None:
         self._core = core
-        self._aid = Aid(core)
+        self._aid = aid
 
     def failed(self, task: Any, request: Any, error: Exception) -> None:
         """Raise what makes Celery retry or move the task; return to let it fail."""
-        if isinstance(error, _CONTROL) or not self._core.settings.retries_enabled:
+        if isinstance(error, CONTROL) or not self._core.settings.retries_enabled:
             return
         if explicit.decides(task, error):
             return
@@ -215,11 +216,7 @@ def begins(request: Any) -> None:
 
 def journey_at(task: Any, request: Any) -> Journey:
     """The journey of the message that `request` runs."""
-    address = request.delivery_info or {}
-    exchange = address.get("exchange")
-    queues = task.app.amqp.queues.consume_from if exchange else {}
-    queue = queue_of(queues, exchange, address.get("routing_key"))
-    return journey_of(request.headers, queue)
+    return journey_of(request.headers, queue_of(task.app.amqp.queues.consume_from, request.delivery_info))
 
 
 def republish(

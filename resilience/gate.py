@@ -141,9 +141,7 @@ class Gate(bootsteps.StartStopStep):
         """
         headers, core = message.headers, self._core
         plan = core.plan_of_message(name, headers)
-        address = message.delivery_info or {}
-        queues = self._consumer.app.amqp.queues.consume_from
-        here = queue_of(queues, address.get("exchange"), address.get("routing_key"))
+        here = queue_of(self._consumer.app.amqp.queues.consume_from, message.delivery_info)
         if plan is None or plan.on_open is OnOpen.FAIL or not here:
             return None  # one that fails does so where its code would have run: its result is written there
         journey = journey_of(headers, here)

@@ -14,7 +14,7 @@ from celery.utils.imports import symbol_by_name
 from resilience.breaker.guard import Breakers
 from resilience.bulk import BATCH, send_all
 from resilience.core import Core
-from resilience.delivery.broker import Broker, is_redis
+from resilience.delivery.broker import Broker
 from resilience.delivery.results import BACKENDS
 from resilience.exits import Exits
 from resilience.gate import gate_for
@@ -167,10 +167,8 @@ class Resilience:
 
     def turn_away(self, task: Any, request: Any, error: Exception) -> None:
         """Called where a task raised NotReadyError: raises what has another worker run it; returns to let it fail."""
-        settings, conf = self.settings, self.app.conf
-        if settings.enabled and settings.checkout_enabled:
-            owned = settings.transport_enabled and settings.recovery_enabled and is_redis(conf.broker_read_url)
-            turn_away(task, request, error, settings.checkout_patience_s, owned)
+        if self.settings.enabled and self.settings.checkout_enabled:
+            turn_away(task, request, error, self.settings.checkout_patience_s)
 
     def workers(self) -> list[WorkerInfo]:
         """The live workers. Raises when the broker is away."""

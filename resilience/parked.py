@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from resilience.audit import AUDIT_LENGTH, newest, who_and_why
 from resilience.breaker.orders import nearest
 from resilience.delivery.broker import Broker
-from resilience.quarantine.desk import who_and_why
 from resilience.quarantine.reading import Reading, read
 from resilience.recovery.parking import Lot, Parking
 from signals.bus import Bus
 from signals.events import ParkedReleased
 from signals.redact import redact
 
-AUDIT_LENGTH = 10_000
 SHOWN_LIMIT = 1_000
 RELEASE_LIMIT = 100_000
 HOLDS = ("open", "forced_open", "half_open")
@@ -48,7 +47,6 @@ class Waiting:
 Waitings = list[Waiting]  # names for types, as `list` is a method below
 Oldest = dict[Lot, list[Reading]]
 Entries = list[dict[str, str]]
-Rows = list[Any]
 
 
 @dataclass
@@ -122,11 +120,7 @@ class Parked:
     def audit(self, count: int = 20) -> Entries:
         """What operators did, newest first, each with the stream id as `id`."""
         with self._broker() as broker:
-            rows = cast("Rows", broker.client.xrevrange(broker.key(self._audit), count=count))
-        return [
-            {"id": row_id.decode(), **{name.decode(): value.decode("utf-8", "replace") for name, value in row.items()}}
-            for row_id, row in rows
-        ]
+            return newest(broker.client, broker.key(self._audit), count)
 
     def _note(self, broker: Broker, waiting: Waiting, who: str, why: str) -> None:
         """Before it is done: what was begun and cut off is in the audit, too."""

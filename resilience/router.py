@@ -128,8 +128,13 @@ def destination_of(routed: dict[str, Any]) -> str:
     return "" if routed.get("exchange") else str(routed.get("routing_key") or "")
 
 
-def queue_of(queues: Mapping[str, Any], exchange: str | None, routing_key: str | None) -> str:
-    """The name of the queue among `queues` that a message with this address came from; "" when it cannot be told."""
+def queue_of(queues: Mapping[str, Any], address: Mapping[str, Any] | None) -> str:
+    """The name of the queue among `queues` that a message came from; "" when it cannot be told.
+
+    `address`: the message's delivery_info.
+    """
+    known = address or {}
+    exchange, routing_key = known.get("exchange"), known.get("routing_key")
     if not exchange:
         return str(routing_key or "")
     bound = [queue for queue in queues.values() if queue.exchange is not None and queue.exchange.name == exchange]

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import WorkerLostError
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject
 
 from resilience.aid import Aid
 from resilience.breaker.calls import run_under
 from resilience.breaker.permit import Ending, Permit
 from resilience.delivery.broker import BROKER_ERRORS
 from resilience.errors.taxonomy import CircuitOpenError, DeadlineError
-from resilience.fates import Fates, begins, journey_at, republish
+from resilience.fates import CONTROL, Fates, begins, journey_at, republish
 from resilience.recovery.deadline import left_s
 from resilience.recovery.failover import HEADER, Journey, OnOpen, Plan, detour, journey_of, level_in
 from resilience.workers.running import RunningAttempt
@@ -32,16 +32,14 @@ logger = logging.getLogger("celeriac")
 
 Listener = Callable[[Attempt], object]
 
-_CONTROL = (Ignore, Reject, Retry)
-
 
 class Runner:
     """One per app and process; permits of running attempts are kept by attempt until their outcome is observed."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._fates = Fates(core)
         self._aid = Aid(core)
+        self._fates = Fates(core, self._aid)
         # Written and emptied by one step of the interpreter each, so that threads need no lock.
         self._permits: dict[tuple[str, int], Permit] = {}
         self._listeners: list[Listener] = []
@@ -57,7 +55,7 @@ class Runner:
         begins(request)
         try:
             self._enter(task, request)
-        except (*_CONTROL, CircuitOpenError, DeadlineError):
+        except (*CONTROL, CircuitOpenError, DeadlineError):
             raise
         except Exception:
             logger.exception("celeriac: %s[%s] runs unguarded", task.name, request.id)
@@ -95,7 +93,7 @@ class Runner:
         self._permits[request.id, attempt] = permit
 
     def _lease_s(self, task: Any, request: Any) -> float | None:
-        """A half-open permit lives as long as the attempt may run: its hard time limit, else the policy's default."""
+        """How long a half-open permit of this attempt is needed at most: its hard time limit. None without one."""
         hard = (request.timelimit or (None, None))[0] or task.time_limit or self._core.task_time_limit
         return float(hard) if hard else None
 
@@ -138,7 +136,7 @@ class Runner:
         """Raise what makes Celery retry or move the task; return, as with trouble of our own, to let it fail."""
         try:
             self._fates.failed(task, request, error)
-        except _CONTROL:
+        except CONTROL:
             raise
         except Exception as trouble:
             if trouble is not error:

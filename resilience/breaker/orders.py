@@ -6,9 +6,10 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from resilience.audit import REASON_LENGTH
 from resilience.breaker.guard import Breakers
 from resilience.breaker.machine import FORCES, Action
-from resilience.breaker.store import REASON_LENGTH, Order
+from resilience.breaker.store import Order
 from resilience.breaker.words import FORCED, what_is_true
 from signals.redact import redact
 

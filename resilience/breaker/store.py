@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
+from resilience.audit import ACTOR_LENGTH, REASON_LENGTH
 from resilience.breaker.machine import FORCED, Action, Outcome, State
 from resilience.breaker.policy import BreakerPolicy, whole_ms
 from resilience.shared_redis import SharedRedis
@@ -22,8 +23,6 @@ NO_END = -1
 
 _SCRIPT = "circuit.lua"
 
-ACTOR_LENGTH, REASON_LENGTH = 100, 200
-"""Characters of an operator's name and of his reason that are kept."""
 LONGEST_TTL_S = 30 * 86_400.0
 
 logger = logging.getLogger("celeriac")

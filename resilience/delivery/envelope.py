@@ -56,6 +56,11 @@ class OwnedMessage(virtual.Message):
         return super()._decode()
 
 
+def is_owned(tag: object) -> bool:
+    """Whether a message with this delivery tag is a claim of ours: then it is a number, while kombu makes UUIDs."""
+    return isinstance(tag, str) and tag.isdigit()
+
+
 def read(raw: bytes) -> Any:
     """What kombu makes of a message's bytes, in half the time where no value is of a type that JSON does not have."""
     text = raw.decode()

@@ -25,6 +25,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,10 @@ import redis
 from resilience.delivery.lines import Packed, bounded
 
 logger = logging.getLogger("celeriac")
+
+QUIET_S = 1.0
+"""After so long without a word it is looked at whether the server closed the connection: the kernel would still take
+one mark."""
 
 UNREAD = 50
 """So many short answers lie unread before they are looked at: looking costs more than saying."""
@@ -59,6 +64,7 @@ class Marker:
         self._works = False
         self._is_answered = True
         self._unanswered = 0
+        self._said_at = 0.0
         self._lock = threading.Lock()
 
     def connect(self) -> None:
@@ -80,8 +86,10 @@ class Marker:
                 return
             tag = ""
             try:
-                if self._unanswered >= UNREAD:
+                now = time.monotonic()
+                if self._unanswered >= UNREAD or now - self._said_at > QUIET_S:
                     self._listen()
+                self._said_at = now
                 while self._unmarked:
                     tag = self._unmarked.popleft()
                     self._send(self._mark.with_word(tag))
@@ -113,7 +121,8 @@ class Marker:
         self._connection.send_packed_command([command], check_health=False)  # that check would wait for an answer
 
     def _listen(self) -> None:
-        while self._unanswered and self._connection.can_read(timeout=0):
+        """Read what there is. Raises ConnectionError where that is the end."""
+        while self._connection.can_read(timeout=0):
             self._connection.read_response()
             self._unanswered -= 1
 

@@ -8,8 +8,9 @@ from typing import Any
 from flower.views import BaseHandler
 from tornado import web
 
+from resilience.audit import REASON_LENGTH
 from resilience.breaker.machine import Action
-from resilience.breaker.store import REASON_LENGTH, Order
+from resilience.breaker.store import Order
 from resilience.breaker.words import clock, seconds_of
 from resilience.flower.access import actor_of, demand_same_origin, demand_write, why_no_writes
 from resilience.flower.desk import CircuitDesk, RefusedError

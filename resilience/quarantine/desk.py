@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from resilience.breaker.store import ACTOR_LENGTH, REASON_LENGTH
+from resilience.audit import who_and_why
 from resilience.delivery.broker import BROKER_ERRORS, Broker
 from resilience.quarantine.place import Held, Place
 from resilience.quarantine.reading import ReplayError, fresh, read
@@ -246,17 +246,6 @@ class Quarantine:
 def _broker(place: Place) -> Broker:
     assert isinstance(place, Broker)
     return place
-
-
-def who_and_why(action: str, actor: str, reason: str) -> tuple[str, str]:
-    """Who and why, each one printable line: everybody can read the audit. Raises ValueError when one is missing."""
-    who, why = (
-        one_line("".join(letter if letter.isprintable() else " " for letter in str(text)), limit)
-        for text, limit in ((actor, ACTOR_LENGTH), (reason, REASON_LENGTH))
-    )
-    if not who or not why:
-        raise ValueError(f"{action} needs an actor and a reason: who does it, and why")
-    return who, why
 
 
 def _plain_key(key: str) -> str:

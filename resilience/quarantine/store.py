@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from resilience import lua
+from resilience.audit import AUDIT_LENGTH, newest
 from resilience.quarantine.place import Held, Place
 from resilience.quarantine.record import Reason, Record, record_of, stored
 
-AUDIT_LENGTH = 10_000
 VICTIMS_AT_ONCE = 100
 PAGE = 200
 
@@ -117,17 +117,13 @@ class QuarantineStore:
     def audit(self, count: int) -> list[dict[str, str]]:
         """What operators did, newest first, each with the stream id as `id`."""
         with self._held.use() as place:
-            rows = cast("Iterable[Any]", place.client.xrevrange(place.key(self._audit), count=count))
-        return [
-            {"id": row_id.decode(), **{name.decode(): value.decode("utf-8", "replace") for name, value in row.items()}}
-            for row_id, row in rows
-        ]
+            return newest(place.client, place.key(self._audit), count)
 
     def _page(self, before: str | None) -> list[Record]:
-        newest = "+inf" if before is None else f"({before}"
+        youngest = "+inf" if before is None else f"({before}"
         with self._held.use() as place:
             index, records, *_ = (place.key(name) for name in self._names)
-            ids = cast("list[bytes]", place.client.zrevrangebyscore(index, newest, "-inf", start=0, num=PAGE))
+            ids = cast("list[bytes]", place.client.zrevrangebyscore(index, youngest, "-inf", start=0, num=PAGE))
             entries = cast("list[bytes | None]", place.client.hmget(records, ids)) if ids else []
         # one that was removed in between counts as a row of the page, so that the page is not taken for the last
         return [record_of(row.decode(), entry or b"") for row, entry in zip(ids, entries, strict=True)]

@@ -150,11 +150,19 @@ def by_queue(level: Level) -> bool:
 
 
 def choose_level(
-    plan: Plan, may_pass: Callable[[str], bool], first: int = 0, usable: Callable[[Level], bool] = every
+    plan: Plan,
+    may_pass: Callable[[str], bool],
+    first: int = 0,
+    usable: Callable[[Level], bool] = every,
+    but: int | None = None,
 ) -> int | None:
-    """The first usable level from `first` on whose circuit lets calls pass, or None when none does."""
+    """The first usable level from `first` on, other than `but`, whose circuit lets calls pass; None when none does.
+
+    No circuit is asked about a level that is not to be taken: where a probe is due, the answer is its pass.
+    """
     for level in range(first, len(plan.levels) + 1):
-        if (level == 0 or usable(plan.levels[level - 1])) and may_pass(plan.circuit_at(level)):
+        can_go = level != but and (level == 0 or usable(plan.levels[level - 1]))
+        if can_go and may_pass(plan.circuit_at(level)):
             return level
     return None
 
@@ -206,10 +214,9 @@ def detour(
     """
     current = level_in(plan, journey)
     if journey.hop_count < MAX_HOPS and plan.on_open is OnOpen.FAILOVER:
-        for level in range(len(plan.levels) + 1):
-            can_go = level != current and (level == 0 or usable(plan.levels[level - 1]))
-            if can_go and may_pass(plan.circuit_at(level)):
-                return moved_to(plan, journey, task, level, here, reason, retries)
+        level = choose_level(plan, may_pass, usable=usable, but=current)
+        if level is not None:
+            return moved_to(plan, journey, task, level, here, reason, retries)
     if park is None:
         return None
     queue = park(journey.home, plan.circuit)

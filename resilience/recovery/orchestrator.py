@@ -55,6 +55,7 @@ class Recoveries:
     def _begin(self) -> None:
         self._freeing = threading.Lock()
         self._freed_at = 0.0
+        self._freer: threading.Thread | None = None
         self._asked: dict[str, float] = {}
         self._said_at = 0.0
 
@@ -109,6 +110,8 @@ class Recoveries:
 
     def _free(self, budget_s: float) -> str:
         """What went wrong, "" if nothing did."""
+        if self._freer is not None and self._freer.is_alive():
+            return "a hook that was called earlier is not done yet"
         troubles: list[str] = []
 
         def run() -> None:
@@ -118,7 +121,7 @@ class Recoveries:
                 except Exception as error:  # noqa: BLE001, PERF203  each hook is on its own
                     troubles.append(f"{getattr(hook, '__qualname__', hook)} failed: {describe(error)}")
 
-        thread = threading.Thread(target=run, name="celeriac-free", daemon=True)
+        self._freer = thread = threading.Thread(target=run, name="celeriac-free", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:  # no thread to be had, which may be what there is too little of

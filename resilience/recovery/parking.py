@@ -114,13 +114,9 @@ class Parking:
 
     def move_oldest(self, broker: Broker, lot: Lot, suffix: str, most: int) -> int:
         """Move the oldest of one priority to the front of their home queue; 0 before the last ones are taken there."""
-        source, target = broker.key(lot.queue + suffix), broker.key(lot.home + suffix)
+        source = broker.key(lot.queue + suffix)
         batch = cast("list[bytes]", broker.client.lrange(source, -most, -1)) if most > 0 else []
-        if not batch:
-            return 0
-        last = broker.key(f"{self._index}:last:{lot.home}{suffix}")
-        script = broker.script(lua.source(__package__, "release.lua"))
-        return int(script(keys=[source, target, last], args=[-1, *_pairs(batch, lot.home)]))
+        return self._move(broker, lot, suffix, -1, batch, broker.key(f"{self._index}:last:{lot.home}{suffix}"))
 
     def release_all(self, broker: Broker) -> int:
         """Move everything to the front of its home queue at once, whatever its circuit says; returns how many."""
@@ -159,9 +155,9 @@ class Parking:
         batches = (oldest[first : first + AT_ONCE] for first in range(0, len(oldest), AT_ONCE))
         return sum(self._move(broker, lot, suffix, -1, batch) for batch in batches)  # the newest of them first
 
-    def _move(self, broker: Broker, lot: Lot, suffix: str, side: int, batch: list[bytes]) -> int:
+    def _move(self, broker: Broker, lot: Lot, suffix: str, side: int, batch: list[bytes], *last: str) -> int:
         script = broker.script(lua.source(__package__, "release.lua"))
-        keys = [broker.key(lot.queue + suffix), broker.key(lot.home + suffix)]
+        keys = [broker.key(lot.queue + suffix), broker.key(lot.home + suffix), *last]
         return int(script(keys=keys, args=[side, *_pairs(batch, lot.home)])) if batch else 0
 
     def lots(self, broker: Broker) -> dict[Lot, dict[str, int]]:

@@ -15,7 +15,7 @@ from typing import Any
 from celery.exceptions import Ignore, Reject
 
 from resilience.delivery.broker import BROKER_ERRORS
-from resilience.delivery.envelope import mark_redelivered, rewritten
+from resilience.delivery.envelope import is_owned, mark_redelivered, rewritten
 from resilience.delivery.starts import held_of
 from signals.redact import describe
 
@@ -34,16 +34,13 @@ class SentAgain(Ignore):
     """The same where the message cannot be put back with a note on it: another one was sent in its place."""
 
 
-def turn_away(task: Any, request: Any, error: Exception, patience_s: float, owned: bool) -> None:
-    """Have another worker run it: raises TurnedAway or SentAgain. Returns when it was turned away long enough.
-
-    `owned`: the message is held by a transport of ours, which can write on it.
-    """
+def turn_away(task: Any, request: Any, error: Exception, patience_s: float) -> None:
+    """Have another worker run it: raises TurnedAway or SentAgain. Returns when it was turned away long enough."""
     times, since = told(request.headers)
     if times >= ENOUGH and time.time() - since >= patience_s:
         return
     why = describe(error)
-    if owned and task.acks_late:
+    if task.acks_late and is_owned((request.properties or {}).get("delivery_tag")):  # then a note can be put on it
         raise TurnedAway(why, requeue=True) from error
     headers = {**(request.headers or {}), HEADER: [times + 1, since]}
     try:

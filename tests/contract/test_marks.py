@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 import redis
 
-from resilience.delivery.marks import Marker
+from resilience.delivery.marks import QUIET_S, Marker
 from resilience.local.orphans import bound_to_parent
 from resilience.local.redis_server import RedisServer
 from resilience.testing import until
@@ -67,8 +68,25 @@ def test_who_may_not_silence_the_server_marks_all_the_same(client: redis.Redis, 
     said(client, redis_server.url().replace("://", "://plain:word@", 1), 200, ENDS["killed"])
 
 
+def test_a_connection_that_the_server_closed_meanwhile_swallows_no_mark(client: redis.Redis, redis_url: str) -> None:
+    begun = collections.deque(["1"])
+    client.sadd("unbegun", "1", "2")
+    marker = Marker(SimpleNamespace(async_pool=redis.ConnectionPool.from_url(redis_url)), "unbegun", begun)
+    marker.connect()
+    marker.say()
+    until(lambda: client.smembers("unbegun") == {b"2"}, what="the first one arrived")
+    said_at = time.monotonic()
+    [its_own] = [row for row in client.client_list() if row["cmd"] == "srem"]
+    client.client_kill_filter(_id=its_own["id"])
+    until(lambda: time.monotonic() - said_at > QUIET_S, what="a quiet while")
+    begun.append("2")
+    marker.say()
+    assert list(begun) == ["2"], "the next turn tells it"
+    marker.close()
+
+
 def test_a_server_that_stands_still_holds_up_no_task() -> None:
-    """Marks go on into the kernel until it is full; from then on they are left to the turns. None is both or neither."""
+    """Marks go on into the kernel until it is full; from then on they are left to the turns. None is lost."""
     begun: collections.deque[str] = collections.deque()
     with RedisServer() as server, redis.Redis.from_url(server.url()) as client:
         marker = Marker(SimpleNamespace(async_pool=redis.ConnectionPool.from_url(server.url())), "unbegun", begun)

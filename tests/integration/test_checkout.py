@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+from resilience.local.redis_server import RedisServer
 from resilience.testing import until
 from resilience.workers.turned_away import ENOUGH, HEADER
 from tests.integration.cli_kit import Cli
@@ -107,7 +111,20 @@ def test_tasks_of_a_worker_whose_pool_processes_die_at_birth_run_elsewhere_and_i
     assert forge.forged("a")
 
 
-def test_a_task_that_was_turned_away_often_and_long_enough_fails_like_any_other(forge: Forge) -> None:
+@pytest.fixture
+def old_forge(tmp_path: Path) -> Iterator[Forge]:
+    """On a server that does not know the command that our transport needs, as one before 6.2 does not."""
+    with RedisServer(directives={"rename-command": 'LMOVE ""'}) as server:
+        fleet = Forge(f"redis://127.0.0.1:{server.port}", tmp_path)
+        yield fleet
+        fleet.close()
+
+
+@pytest.mark.parametrize("which", ["forge", "old_forge"])
+def test_a_task_that_was_turned_away_often_and_long_enough_fails_like_any_other(
+    request: pytest.FixtureRequest, which: str
+) -> None:
+    forge: Forge = request.getfixturevalue(which)
     forge.worker("a", pool="threads", FORGE_CHECKS="0.2").wait_ready()
     nearly = {HEADER: [ENOUGH - 1, 0.0]}
     result = forge.customers.send_task("tasks.never", (1,), headers=nearly)
