@@ -1,7 +1,8 @@
 -- The second look at one suspect, and the right to take its work.
 --
 -- EVALSHA sha 4 beats grace lock info  suspect judge gone_ms silent_ms channel_prefix lock_ms
---   KEYS[1] zset owner -> last beat in ms   KEYS[2] while it exists nobody is condemned   KEYS[3] the judge's lock
+--   KEYS[1] zset owner -> last beat in ms   KEYS[2] a time in ms: while it exists nobody is condemned who has not beaten
+--   since   KEYS[3] the judge's lock
 --   KEYS[4] hash of the suspect
 -- Reply: { 1, what the suspect ran, 1 if it was being stopped else 0 } if it is dead and the judge may reclaim for
 -- lock_ms or until it dies itself, else { 0, "", 0 }. What it ran is handed out once: a judge that dies now leaves it
@@ -9,7 +10,8 @@
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local beat = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
-if not beat or redis.call('EXISTS', KEYS[2]) == 1 or beat > now - tonumber(ARGV[3]) then return { 0, '', 0 } end
+local since = redis.call('GET', KEYS[2])
+if not beat or since and beat <= tonumber(since) or beat > now - tonumber(ARGV[3]) then return { 0, '', 0 } end
 local connected = redis.call('PUBSUB', 'NUMSUB', ARGV[5] .. ARGV[1])[2] > 0
 if connected and beat > now - tonumber(ARGV[4]) then return { 0, '', 0 } end
 local judge = redis.call('GET', KEYS[3])

@@ -41,6 +41,9 @@ logger = logging.getLogger("celeriac")
 
 SAY_EVERY_S = 10.0
 
+SPREAD_S = 0.03
+"""Who looks again when somebody will be late enough does not do it at the very instant at which all others do."""
+
 Chore = Callable[[Broker, float], object]
 """Upkeep done every beat: gets the broker and the seconds since its last call."""
 
@@ -166,6 +169,7 @@ class Pulse:
                 began = time.monotonic()
                 beat = self._beat(registry, running if running != said else "", reconnected)
                 now = time.monotonic()
+                next_beat = now + self._settings.beat_s * (0.9 + 0.2 * random.random())  # noqa: S311  spreads beats
                 if beat is not None:
                     self._renewed(beat, began, registry)
                     self._first_beat.set()
@@ -173,7 +177,9 @@ class Pulse:
                     burials = self._burials(beat.suspects, registry, unacked, Claims(broker))
                     self._do_chores(broker, now - last, [*burials, *self._chores])
                     last = now
-                self._pause(broker, now + self._settings.beat_s * (0.9 + 0.2 * random.random()))  # noqa: S311  spreads beats
+                    if beat.look_in_s is not None:
+                        next_beat = min(next_beat, now + beat.look_in_s + SPREAD_S * random.random())  # noqa: S311  the same
+                self._pause(broker, next_beat)
                 subscription.get_message(timeout=0.0)  # a cut subscription is noticed here and made anew
             self._say_goodbye(registry, Claims(broker))
         finally:

@@ -55,10 +55,14 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a beat learned: `forgotten`, others took this worker for dead meanwhile; `suspects`, who seems dead."""
+    """What a beat learned: `forgotten`, others took this worker for dead meanwhile; `suspects`, who seems dead.
+
+    `look_in_s`: so soon somebody whose connection is gone will seem dead, unless he beats; None for nobody.
+    """
 
     forgotten: bool
     suspects: list[str]
+    look_in_s: float | None
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,15 @@ class Registry:
 
         `running` is what it runs now (see `running.py`), "" if that is as at its last beat; `known`: it beat before.
         """
-        forgotten, *rows = self._pulse(
+        forgotten, look_in_ms, *rows = self._pulse(
             keys=[self._beats, self._seen, self._grace, self._info(owner)],
             args=[
                 owner, _ms(gone_s), _ms(silent_s), self.channel(""), int(reconnected), INFO_TTL_S * 1000, running,
                 int(known),
             ],
         )  # fmt: skip
-        return Beat(bool(forgotten), [row.decode() for row in cast("list[bytes]", rows)])
+        suspects = [row.decode() for row in cast("list[bytes]", rows)]
+        return Beat(bool(forgotten), suspects, int(look_in_ms) / 1000 or None)
 
     def condemn(self, suspect: str, judge: str, gone_s: float, silent_s: float) -> Estate | None:
         """Look again; unless None, `judge` alone may take what `suspect` held: for 10 s, or until it dies in turn."""
