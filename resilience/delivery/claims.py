@@ -12,6 +12,7 @@ from resilience.delivery.deaths import ALONE, Condemn, Suspect, blamed
 from resilience.delivery.envelope import redelivered
 from resilience.delivery.held import Held
 from resilience.delivery.settling import Settled
+from resilience.delivery.told import Told
 from resilience.delivery.waits import WAITED
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Claims:
             keys=[*(self._broker.key(name) for name in names), *chain.from_iterable(waits or [])],
             args=[0, 0, 0, "", len(acked), *acked, len(returned), *chain.from_iterable(returned), 0],
         )
-        return int(cast("list[int]", reply)[0])
+        return Told.read(cast("bytes", reply)).late
 
     def _waits(self, held: Held) -> list[tuple[str, str]]:
         """(list, source) of every list of a queue that the owner ever waited for."""

@@ -21,7 +21,9 @@
 --            "to:<key>": to the back of that list; to the front of its source if that is no list)
 --   ARGV[..] how many tasks began to run, then the tag of each
 --   ARGV[..] name of the connection that asks; without one, nothing may be taken but by whoever speaks for no worker
--- Reply: { settled too late, first tag taken, "source source ..." (1-based, one per message taken), alone, message... }
+-- Reply: one string, which is read in a fraction of the time of a list: "late first alone source bytes source bytes ...",
+--   a line feed, and the messages taken, one after the other
+--   late: settled too late   first: tag of the first one taken   source: 1-based, of each   bytes: how long each is
 --   alone: -1 when the one message taken must run alone; 1 when this worker shall make room for one, else 0
 local claims, delayed, unbegun, solitary, drainer = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local room, width, sources = tonumber(ARGV[1]), math.max(1, tonumber(ARGV[2])), tonumber(ARGV[3])
@@ -104,14 +106,14 @@ local asker = ARGV[at + tonumber(ARGV[at]) + 1]
 local named = room > 0 and redis.call('HMGET', claims, 'c', 'n')
 if asker and named and named[1] ~= asker then room = 0 end
 
-local reply, from, tag = { late, '', '', 0 }, {}, nil
+local first_tag, alone, head, texts, tag = 0, 0, {}, {}, nil
 if room > 0 then
   tag = tonumber(named[2] or '')
   if not tag then -- counted from now on, so that no tag of a former life of this hash comes again
     local t = redis.call('TIME')
     tag = t[1] * 1000000 + t[2]
   end
-  reply[2] = int(tag + 1)
+  first_tag = tag + 1
 end
 
 local tags, rows, taken, ahead = {}, {}, {}, {}
@@ -121,8 +123,9 @@ local function choose(source, message)
   tags[#tags + 1] = int(tag)
   rows[#rows + 1] = int(tag)
   rows[#rows + 1] = #KEYS[source] .. ':' .. KEYS[source] .. message
-  from[#from + 1] = source - first_source + 1
-  reply[#reply + 1] = message
+  head[#head + 1] = source - first_source + 1
+  head[#head + 1] = #message
+  texts[#texts + 1] = message
 end
 
 local function next_in(list, many) -- its oldest message that is not chosen yet; `many` are looked at together
@@ -164,23 +167,23 @@ if solitude ~= '' and room > 0 and redis.call('LLEN', solitary) > 0 then
     choose(source, text)
     claim_chosen()
     redis.call('LREM', solitary, -1, entry)
-    reply[4], room = -1, 0
+    alone, room = -1, 0
     redis.call('DEL', drainer)
   elseif entry then
     local who = redis.call('GET', drainer)
     if not who or who == claims then
       redis.call('SET', drainer, claims, 'PX', 30000)
-      reply[4], room = 1, 0
+      alone, room = 1, 0
     end
   end
 end
 
 for first = 0, room > 0 and sources - 1 or -1, width do -- of one priority: a message of each queue in turn
-  local found = #from < room
+  local found = #texts < room
   while found do
     found = false
     for source = first_source + first, first_source + math.min(first + width, sources) - 1 do
-      local message = #from < room and next_in(KEYS[source], math.ceil((room - #from) / width))
+      local message = #texts < room and next_in(KEYS[source], math.ceil((room - #texts) / width))
       if message then
         choose(source, message)
         found = true
@@ -188,6 +191,5 @@ for first = 0, room > 0 and sources - 1 or -1, width do -- of one priority: a me
     end
   end
 end
-if room > 0 and #from > 0 then claim_chosen() end
-reply[3] = table.concat(from, ' ')
-return reply
+if room > 0 and #texts > 0 then claim_chosen() end
+return late .. ' ' .. int(first_tag) .. ' ' .. alone .. ' ' .. table.concat(head, ' ') .. '\n' .. table.concat(texts)

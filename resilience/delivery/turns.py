@@ -16,6 +16,7 @@ from resilience.delivery.lines import Packed
 from resilience.delivery.owning import Owning
 from resilience.delivery.poller import OwnedPoller
 from resilience.delivery.refusals import is_no_primary
+from resilience.delivery.told import Told
 
 BATCH = 100
 """Messages taken at once by a worker without a prefetch limit."""
@@ -150,22 +151,23 @@ class Turns(Owning):
         settled, sources, moved = self._sent
         disowned = self.held.hears()
         try:
-            late, first, numbers, alone, *messages = self._main.read()
+            told = Told.read(self._main.read())
         except redis.ResponseError as error:
             self._moved = self._moved or moved
             if not isinstance(error, redis.exceptions.NoScriptError):
                 raise
             self._sha = ""  # somebody flushed the scripts: the next turn loads it again
             return []
-        self.held.told(settled, late)
+        self.held.told(settled, told.late)
         if sources:
-            self._idle, self.held.drains = not messages, alone > 0
-        found = zip((sources[int(number) - 1] for number in numbers.split()), messages, strict=True)
-        taken = [(str(tag), source, raw) for tag, (source, raw) in enumerate(found, start=int(first or 0))]
+            self._idle, self.held.drains = not told.messages, told.alone > 0
+        taken = [
+            (str(tag), sources[number - 1], raw) for tag, (number, raw) in enumerate(told.messages, start=told.first)
+        ]
         taken = [each for each in taken if each[0] not in disowned] if disowned else taken
         for tag, _, raw in taken:
             self.held.take(tag, raw)
-        if alone < 0 and taken:
+        if told.alone < 0 and taken:
             self.held.alone = taken[0][0]
         self._busy_since = min(self._busy_since, time.monotonic()) if len(self.held) else math.inf
         return taken

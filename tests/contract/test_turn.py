@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resilience import lua
+from resilience.delivery.told import Told
 
 CLAIMS, DELAYED, UNBEGUN, ALONE, DRAINER = "claims", "delayed", "unbegun", "alone", "drainer"
 
@@ -32,7 +33,7 @@ class Turn:
     ) -> tuple[int, list[tuple[str, str, str]]]:  # fmt: skip
         """How many settlements came too late, and (tag, source, message) of what was taken."""
         sources, acked, returned, started = sources or [], acked or [], returned or [], started or []
-        late, first, numbers, self.alone, *messages = self._script(
+        reply = self._script(
             keys=[claims, DELAYED, UNBEGUN, ALONE, DRAINER, *sources, *chain.from_iterable(waits or [])],
             args=[
                 room, width, len(sources), solitude, len(acked), *acked,
@@ -40,8 +41,10 @@ class Turn:
                 len(started), *started, *([connection] if connection else []),
             ],
         )  # fmt: skip
-        taken = zip(numbers.split(), messages, strict=True)
-        return late, [(str(int(first) + n), sources[int(at) - 1], text) for n, (at, text) in enumerate(taken)]
+        told = Told.read(reply.encode())
+        self.alone = told.alone
+        found = enumerate(told.messages, start=told.first)
+        return told.late, [(str(tag), sources[at - 1], text.decode()) for tag, (at, text) in found]
 
     def claimed(self) -> set[str]:
         return {name for name in self.client.hkeys(CLAIMS) if name.isdigit()}
