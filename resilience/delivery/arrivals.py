@@ -31,15 +31,15 @@ class Arrivals(Turns):
         held, unwanted = self.held, []
         more = held.blocks and len(taken) == self._asked  # it got all that it asked for: so there may be more
         for tag, source, raw in taken:
-            if more and tag == taken[-1][0]:
+            if held.blocks and time.monotonic() - self._told_at > UNTOLD_S:
+                self._tell_in_between()
+            elif more and tag == taken[-1][0]:
                 self._ask_ahead()
             queue = self._queue_of(source)
             if queue not in self._active_queues:
                 unwanted.append(tag)  # a signal came: the worker consumes no more
             elif held.begin(tag):  # else it went back while the worker was inside the one before it
                 self._deliver(tag, source, raw, queue)
-                if held.blocks and time.monotonic() - self._main.sent_at > UNTOLD_S:
-                    self._tell_in_between()
         for tag in reversed(unwanted):
             held.give_back(tag, redelivered)
         return True
@@ -47,13 +47,13 @@ class Arrivals(Turns):
     def _ask_ahead(self) -> None:
         """A solo worker whose tasks are short asks for more before the last one: no task has to wait for the answer."""
         room = self._room() - 1  # the last one itself is not counted yet
-        if room > 0 and not self.held.stopping and time.monotonic() - self._main.sent_at < UNTOLD_S:
+        if room > 0 and not self.held.stopping:
             self.held.asks_ahead()
             self._send(room)
 
     def _tell_in_between(self) -> None:
         """A solo worker runs all that it took in one turn: what ended must not wait for the last of them."""
-        if self.held.waits_to_be_told and not self._main.busy:
+        if self.held.waits_to_be_told:
             try:
                 self._send(room=0)
                 self._reply()

@@ -11,6 +11,7 @@ from queue import Empty
 from typing import Any
 
 import redis
+from kombu.utils.eventio import ERR, READ, poll
 
 logger = logging.getLogger("celeriac")
 
@@ -88,7 +89,19 @@ class Line:
 
     def overdue(self, after_s: float) -> bool:
         """No reply came for so long, and none lies there: a half-open connection never becomes readable."""
-        return self.busy and time.monotonic() - self.sent_at > after_s and not self.connection.can_read(timeout=0)
+        return self.busy and time.monotonic() - self.sent_at > after_s and not self._has_bytes()
+
+    def _has_bytes(self) -> bool:
+        """Asks the kernel: redis-py's `can_read` takes what is there, and then no poll tells of it any more."""
+        sock = self.connection._sock  # noqa: SLF001  redis-py has no public way to its socket
+        if sock is None:
+            return False
+        looking = poll()
+        try:
+            looking.register(sock.fileno(), READ | ERR)
+            return bool(looking.poll(0))
+        finally:
+            looking.close()
 
     def bound(self, seconds: float) -> None:
         """Wait no longer than this from now on."""

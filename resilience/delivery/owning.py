@@ -80,7 +80,7 @@ class Owning(_Base):
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
         self._sha = ""
         self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
-        self._asked = 0
+        self._asked, self._told_at = 0, 0.0
         self._idle = self._moved = False
         self._busy_since = math.inf
         held.drains = False

@@ -21,6 +21,9 @@ from resilience.delivery.told import Told
 BATCH = 100
 """Messages taken at once by a worker without a prefetch limit."""
 
+LATE_S = 0.5
+"""Of what an answer brings that was read so late, others may own some by now: it is asked for."""
+
 OVERDUE_S = 7
 """A reply that is so late comes from a connection that is gone: within 10 s the worker is to work on another one."""
 
@@ -116,7 +119,7 @@ class Turns(Owning):
         waited = self._waited | self._waits.sources if self._moved else ()
         sources, call = self._call(queues, waited)
         self._sent, self._asked = (settled, sources, self._moved), room
-        self._moved = False  # what moves from now on is for the next turn
+        self._moved, self._told_at = False, time.monotonic()  # what moves from now on is for the next turn
         self._main.send_packed(call.with_words(
             room, len(queues), len(sources), self._solitude(),
             len(settled.acked), *settled.acked,
@@ -165,12 +168,23 @@ class Turns(Owning):
             (str(tag), sources[number - 1], raw) for tag, (number, raw) in enumerate(told.messages, start=told.first)
         ]
         taken = [each for each in taken if each[0] not in disowned] if disowned else taken
+        if taken and time.monotonic() - self._main.sent_at > LATE_S:
+            claimed = self._claimed()
+            taken = [each for each in taken if each[0] in claimed]
         for tag, _, raw in taken:
             self.held.take(tag, raw)
         if told.alone < 0 and taken:
             self.held.alone = taken[0][0]
         self._busy_since = min(self._busy_since, time.monotonic()) if len(self.held) else math.inf
         return taken
+
+    def _claimed(self) -> set[str]:
+        """Tags that this worker owns. Raises ConnectionError where that cannot be told: the next connection asks."""
+        try:
+            return {name.decode() for name in self._main.ask("HKEYS", self._claims)}
+        except redis.ResponseError as error:
+            self._main.break_off()
+            raise redis.ConnectionError(f"what this worker owns cannot be told: {error}") from error
 
     def _drop_overdue(self) -> None:
         sent_before = time.monotonic() - OVERDUE_S

@@ -11,6 +11,7 @@ import pytest
 import redis
 from celery import Celery
 
+from resilience.delivery.turns import OVERDUE_S
 from resilience.testing import WorkerProcess, until
 from tests.integration.conftest import StartWorkers
 
@@ -68,6 +69,59 @@ def test_what_a_solo_worker_took_runs_elsewhere_while_it_is_inside_a_long_task(
     until(lambda: ran(book) == Counter(range(10)) and claimed(broker) == 0, what="the long one ends, and is told")
     send(app, 10, 40)
     until(lambda: ran(book) == Counter(range(50)), what="both go on, and nothing ran twice")
+
+
+def test_what_ended_is_told_before_the_first_task_of_an_answer_that_was_asked_for_ahead(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    app = stock_app(shop_redis)
+    send(app, 0, 3)
+    send(app, 3, 1, task="tasks.hold")
+    app.send_task("tasks.massacre", ignore_result=True)
+    workers({"name": "a"}, pool="solo", concurrency=2)
+    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    time.sleep(0.2)
+    book.set("go", "1")
+    until(lambda: book.llen("killed") == 1, what="the next one killed the worker")
+    assert ran(book) == Counter(range(4))
+    assert claimed(broker) == 1, "only the one that did it"
+
+
+def test_after_a_long_task_a_solo_worker_reads_what_it_asked_for_ahead(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    app = stock_app(shop_redis)
+    send(app, 0, 3)
+    send(app, 3, 1, task="tasks.hold")
+    workers({"name": "a"}, pool="solo", concurrency=2)
+    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    time.sleep(OVERDUE_S + 0.5)
+    book.set("go", "1")
+    until(lambda: claimed(broker) == 0, within_s=3.0, what="its end is told")
+    send(app, 4, 2)
+    until(lambda: ran(book) == Counter(range(6)), within_s=3.0, what="it goes on")
+
+
+def test_what_was_asked_for_ahead_and_taken_over_meanwhile_is_dropped(
+    shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
+) -> None:
+    app = stock_app(shop_redis)
+    send(app, 0, 3)
+    send(app, 3, 1, task="tasks.hold")
+    send(app, 4, 4)
+    silent = {"RESILIENCE_SILENT_S": "2"}
+    (frozen,) = workers({"name": "frozen"}, pool="solo", concurrency=2, env=silent)
+    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    frozen.kill(signal.SIGSTOP)
+    workers({"name": "other"}, env=silent)
+    until(lambda: book.llen("began") == 2 and book.llen("ran") == 7, what="others took over all that it held")
+    frozen.kill(signal.SIGCONT)
+    until(lambda: "took this worker for dead" in frozen.log(), what="it knows")
+    time.sleep(2)  # it beats again, and its lease is valid
+    book.set("go", "1")
+    until(lambda: claimed(broker) == 0 and book.llen("ran") >= 9, what="both ended it")
+    time.sleep(0.5)
+    assert ran(book) == Counter([*range(8), 3]), "what it had not begun did not run twice"
 
 
 @pytest.mark.timeout(180)
