@@ -31,7 +31,7 @@ from resilience.settings import SettingsError
 from resilience.workers.children import look_after_children
 from resilience.workers.commands import know_delayed
 from resilience.workers.conduct import Conduct
-from resilience.workers.health import LoopStamp, own_queue
+from resilience.workers.health import own_queue
 from resilience.workers.later import Later
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
@@ -39,6 +39,7 @@ from resilience.workers.rotation import Rotation
 from resilience.workers.running import RunningAttempt, packed
 from resilience.workers.slots import is_free, running_requests, running_tags, stopping
 from resilience.workers.threads import count_no_idle
+from resilience.workers.turning import STAMP_EVERY_S, LoopStamp
 from resilience.workers.watchdog import Watchdog
 from signals.events import ClaimsTakenOver
 from signals.redact import describe
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from resilience.workers.health import HealthChecks
 
 LOOP_TURNS_WITHIN_S = 5.0
-STAMP_EVERY_S = 0.5
 
 logger = logging.getLogger("celeriac")
 
@@ -249,7 +249,7 @@ class WorkerLife:
         if self._held is not None:
             self._held.blocks = self._is_solo
             keep_what_is_written(pool)
-        _stamp_turns(consumer, self._loop)
+        self._loop.follow(consumer)
         if self._later is not None:
             know_delayed(consumer, self._pulse.owner, self._core.settings.namespace, self._later)
         self._pulse.start({
@@ -303,18 +303,3 @@ def _read_plans(core: Core) -> None:
         plan = core.plan_for(name)
         for sentence in unknown_substitutes(plan, name, known) if plan is not None else ():
             raise PlanError(sentence)
-
-
-def _stamp_turns(consumer: Any, stamp: LoopStamp) -> None:
-    """Have the consumer's loop stamp its turns: by a timer of the event loop, else by what every turn calls."""
-    stamp.touch()
-    if consumer.hub is not None:
-        consumer.hub.call_repeatedly(STAMP_EVERY_S, stamp.touch)
-        return
-    stock = type(consumer).perform_pending_operations
-
-    def perform_pending_operations() -> None:
-        stamp.touch()
-        stock(consumer)
-
-    consumer.perform_pending_operations = perform_pending_operations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
@@ -30,20 +29,6 @@ logger = logging.getLogger("celeriac")
 
 ROUND = "resilience.health_round"
 CHECK = "resilience.health_check"
-
-
-class LoopStamp:
-    """When a worker's consumer loop turned last; the pulse thread asks, the loop stamps."""
-
-    def __init__(self) -> None:
-        self._turned_at = time.monotonic()
-
-    def touch(self) -> None:
-        self._turned_at = time.monotonic()
-
-    @property
-    def age_s(self) -> float:
-        return time.monotonic() - self._turned_at
 
 
 def own_queue(namespace: str, hostname: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilience.workers.consuming import Consuming
+from resilience.workers.turning import at_every_turn
 from signals.bus import Bus
 from signals.events import WorkerBackInRotation, WorkerOutOfRotation
 from signals.redact import one_line, redact
@@ -97,16 +98,7 @@ class Rotation:
         """A connection stands, and nothing was taken over it yet. Called in the consumer's loop."""
         self._consuming = Consuming(consumer, own_queue, held)
         self._look()
-        if consumer.hub is not None:
-            consumer.hub.call_repeatedly(LOOK_EVERY_S, self._look)
-            return
-        stock = consumer.perform_pending_operations
-
-        def perform_pending_operations() -> None:
-            self._look()
-            stock()
-
-        consumer.perform_pending_operations = perform_pending_operations
+        at_every_turn(consumer, LOOK_EVERY_S, self._look)
 
     def _changed(self) -> None:
         consuming = self._consuming
