@@ -48,8 +48,11 @@ class Arrivals(Turns):
         """A solo worker whose tasks are short asks for more before the last one: no task has to wait for the answer."""
         room = self._room() - 1  # the last one itself is not counted yet
         if room > 0 and not self.held.stopping:
-            self.held.asks_ahead()
-            self._send(room)
+            try:
+                self.held.asks_ahead()
+                self._send(room)
+            except redis.ResponseError as error:
+                self._refused(error)
 
     def _tell_in_between(self) -> None:
         """A solo worker runs all that it took in one turn: what ended must not wait for the last of them."""

@@ -164,11 +164,12 @@ class Held(Settling):
 
     def give_back(self, tag: str, rewrite: Callable[[bytes], bytes]) -> None:
         """Back to the front of its queue, as `rewrite` makes it."""
-        raw = self._messages.pop(tag, None)
-        if raw is not None:
+        raw = self._messages.get(tag)
+        text = b"" if raw is None else rewrite(raw)
+        if self._messages.pop(tag, None) is not None:
+            self._returned.append((tag, text, ""))
             self._begun.discard(tag)
             self._jobs.pop(tag, None)
-            self._returned.append((tag, rewrite(raw), ""))
 
     def hand_over(self, tag: str, label: str) -> bool:
         """It is due later, as `label` says (see `eta.py`); False if it is not held any more."""
@@ -233,7 +234,8 @@ class Held(Settling):
         tags = set(claimed())
         with self._lock:
             if self._unread is unread:  # else the loop has read it, and knows them
-                new = tags.difference(self._messages, self._settling(), self._disowned)
+                held = set(self._messages)  # first: what ends meanwhile is then known as one or the other
+                new = tags.difference(held, self._settling(), self._disowned)
                 self._disowned |= new
                 for tag in sorted(new, key=int, reverse=True):
                     self.give_back_unknown(tag)

@@ -18,7 +18,6 @@ What is lost is the mark of a task that brings down the whole machine, the kerne
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -52,7 +51,7 @@ class Marker:
     """Marks from any thread and does not wait for the answer: what was said outlives a SIGKILL.
 
     `unbegun` is the key of the worker's set; `unmarked` has the tags to be marked, which a turn may take as well.
-    Connected once, by the loop; after trouble it stays silent until the next channel has one of its own.
+    Connected by the loop; after trouble it stays silent until the loop tends it.
     """
 
     def __init__(self, channel: Any, unbegun: str, unmarked: deque[str]) -> None:
@@ -70,14 +69,28 @@ class Marker:
     def connect(self) -> None:
         """Be ready to speak: before the first task begins."""
         self._connection.connect()
+        self._unanswered = 0
         self._is_answered = not self._hush()
         sock = self._connection._sock  # noqa: SLF001  redis-py has no public way to its socket
         if not self._is_answered and _CORK is not None:
             with suppress(OSError):  # a Unix socket has no cork
                 sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+        self._send = self._send_waiting
         if _DONT_WAIT and not isinstance(sock, ssl.SSLSocket):
-            self._send = sender(sock)
+            with suppress(ImportError, OSError, AttributeError):  # a Python that cannot call the system's library
+                self._send = sender(sock)
         self._works = True
+
+    def tend(self) -> None:
+        """Speak again after trouble, such as a server that ends idle connections. Called by the loop now and then."""
+        with self._lock:
+            if self._works:
+                return
+            try:
+                self._connection.disconnect()
+                self.connect()
+            except (OSError, redis.RedisError) as error:
+                logger.debug("celeriac: started tasks are still marked by the turns: %s", error)
 
     def say(self) -> None:
         """Mark what is to be marked, if anything; what cannot be sent is left to the turns."""
@@ -134,17 +147,17 @@ class Marker:
 
 def sender(sock: socket.socket) -> Callable[[bytes], None]:
     """A function that hands bytes to the kernel, which takes all of them or raises OSError."""
-    number = sock.fileno()
+    import ctypes
+
+    number_of = sock.fileno
     kernel = ctypes.PyDLL(None, use_errno=True).send  # unlike CDLL's, its calls keep the interpreter's lock
-    kernel.argtypes, kernel.restype = _SEND_TYPES
+    kernel.argtypes = ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
+    kernel.restype = ctypes.c_ssize_t
 
     def send(data: bytes) -> None:
-        taken = kernel(number, data, len(data), _DONT_WAIT)
+        taken = kernel(number_of(), data, len(data), _DONT_WAIT)  # -1 once it is closed, which the kernel refuses
         if taken != len(data):
             error = ctypes.get_errno() if taken < 0 else errno.EPIPE  # half of a command: nothing can follow it
             raise OSError(error, os.strerror(error))
 
     return send
-
-
-_SEND_TYPES = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_ssize_t

@@ -76,6 +76,7 @@ class Turns(Owning):
     def _take_turn(self, poller: OwnedPoller) -> None:
         if time.monotonic() - self._looked_at > LOOK_S:
             self._moved = True
+            self._marker.tend()
         room = self._room()
         if self._idle and not self.held.waits_to_be_told and not self._moved:
             if room:

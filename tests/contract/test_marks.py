@@ -82,6 +82,9 @@ def test_a_connection_that_the_server_closed_meanwhile_swallows_no_mark(client: 
     begun.append("2")
     marker.say()
     assert list(begun) == ["2"], "the next turn tells it"
+    marker.tend()
+    marker.say()
+    until(lambda: not client.smembers("unbegun"), what="it speaks again")
     marker.close()
 
 
