@@ -49,7 +49,6 @@ class SharedRedis:
     def __init__(self, client: redis.Redis, namespace: str) -> None:
         self.client = client
         self.prefix = f"{namespace}:v1"
-        self._sources: dict[str, str] = {}
         self._scripts: dict[str, Any] = {}
 
     @property
@@ -59,8 +58,7 @@ class SharedRedis:
 
     def load(self, package: str, file: str) -> None:
         """Make the script in `file` of `package` callable by that file's name."""
-        self._sources[file] = lua.source(package, file)
-        self._scripts[file] = self.client.register_script(self._sources[file])
+        self._scripts[file] = self.client.register_script(lua.source(package, file))
 
     def run(self, file: str, keys: list[str], args: list[Any]) -> Any:
         """Run a loaded script: one EVALSHA; one more command when Redis has forgotten it."""
@@ -101,14 +99,13 @@ class SharedRedis:
         """After a fork: connections of the child's own, without touching the inherited pool.
 
         redis-py resets that pool under its lock, which a thread of the parent may have held at the fork; in the child
-        that thread does not exist, and the first command would wait for it for ever.
+        that thread does not exist, and the first command would wait for it for ever. So would the client's own end,
+        which closes its pool: it stays, with another one.
         """
         inherited = self.client.connection_pool
-        pool = redis.ConnectionPool(
+        self.client.connection_pool = redis.ConnectionPool(
             inherited.connection_class, inherited.max_connections, **inherited.connection_kwargs
         )
-        self.client = redis.Redis(connection_pool=pool)
-        self._scripts = {file: self.client.register_script(source) for file, source in self._sources.items()}
 
     def close(self) -> None:
         self.client.close()
