@@ -76,7 +76,7 @@ class Marker:
             with suppress(OSError):  # a Unix socket has no cork
                 sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
         self._send = self._send_waiting
-        if _DONT_WAIT and not isinstance(sock, ssl.SSLSocket):
+        if _DONT_WAIT and not self._is_answered and not isinstance(sock, ssl.SSLSocket):
             with suppress(ImportError, OSError, AttributeError):  # a Python that cannot call the system's library
                 self._send = sender(sock)
         self._works = True
