@@ -31,6 +31,21 @@ def app(redis_url: str) -> Iterator[Celery]:
 
 
 @pytest.fixture
+def broker(app: Celery) -> Iterator[Broker]:
+    broker = Broker(app)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def conduct(app: Celery) -> Conduct:
+    """Of the worker "w"."""
+    res = app.resilience
+    res.rotation.begin("w")
+    return Conduct(res._core, "w", "w@host", res.rotation, None)
+
+
+@pytest.fixture
 def terms(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """What SIGTERM would have ended."""
     heard: list[int] = []
@@ -40,41 +55,31 @@ def terms(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_a_worker_that_left_to_be_replaced_ends_also_when_others_gave_its_replacement_up(
-    app: Celery, terms: list[int]
+    app: Celery, conduct: Conduct, broker: Broker, terms: list[int]
 ) -> None:
     res = app.resilience
-    res.rotation.begin("w")
-    conduct, broker = Conduct(res._core, "w", "w@host", res.rotation, None), Broker(app)
-    try:
-        assert res.recoveries.ask(WorkerAction.REPLACE, "w", CAUSE, 30.0)
-        until(lambda: conduct.tend(broker) or res.rotation.why, what="it is out of rotation")
-        [recovery] = res.recoveries.active()
-        assert recovery.by == "w"
-        assert res.recoveries.give_up_for(recovery, "another", "nobody ended it in time")
-        until(lambda: conduct.tend(broker) or terms, what="it ends")
-    finally:
-        broker.close()
+    assert res.recoveries.ask(WorkerAction.REPLACE, "w", CAUSE, 30.0)
+    until(lambda: conduct.tend(broker) or res.rotation.why, what="it is out of rotation")
+    [recovery] = res.recoveries.active()
+    assert recovery.by == "w"
+    assert res.recoveries.give_up_for(recovery, "another", "nobody ended it in time")
+    until(lambda: conduct.tend(broker) or terms, what="it ends")
 
 
 def test_of_two_workers_that_would_leave_in_the_same_moment_one_waits_for_the_other(
-    app: Celery, terms: list[int]
+    app: Celery, conduct: Conduct, broker: Broker, terms: list[int]
 ) -> None:
     res = app.resilience
-    res.rotation.begin("w")
-    conduct, broker = Conduct(res._core, "w", "w@host", res.rotation, None), Broker(app)
-    try:
-        for worker in ("w", "v"):
-            assert res.recoveries.ask(WorkerAction.REPLACE, worker, CAUSE, 30.0)
-        before = {recovery.worker: recovery for recovery in res.recoveries.active()}
-        assert res.recoveries.ledger.take(before["v"], "v", "begun")
-        conduct._begin(before["w"], Registry(broker, res.settings.namespace))
-        assert res.rotation.why == ""
-        assert {recovery.worker: recovery.by for recovery in res.recoveries.active()} == {"w": "", "v": "v"}
-        assert res.recoveries.end(replace(before["v"], by="v"), "v")
-        until(lambda: conduct.tend(broker) or res.rotation.why, what="now it leaves")
-        assert terms == []
-    finally:
-        broker.close()
+    for worker in ("w", "v"):
+        assert res.recoveries.ask(WorkerAction.REPLACE, worker, CAUSE, 30.0)
+    before = {recovery.worker: recovery for recovery in res.recoveries.active()}
+    assert res.recoveries.ledger.take(before["v"], "v", "begun")
+    conduct._begin(before["w"], Registry(broker, res.settings.namespace))
+    assert res.rotation.why == ""
+    assert {recovery.worker: recovery.by for recovery in res.recoveries.active()} == {"w": "", "v": "v"}
+    assert res.recoveries.end(replace(before["v"], by="v"), "v")
+    until(lambda: conduct.tend(broker) or res.rotation.why, what="now it leaves")
+    assert terms == []
 
 
 def test_what_was_begun_with_a_worker_is_not_begun_again_a_moment_later_whoever_asks(

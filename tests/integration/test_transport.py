@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 import redis
@@ -45,6 +46,21 @@ def let_pass(seconds: float) -> None:
     until(lambda: time.monotonic() - since > seconds, what="time passes")
 
 
+def three_short_and_a_long(url: str) -> Celery:
+    """A window of a solo worker that takes four at a time; others may follow."""
+    app = stock_app(url)
+    send(app, 0, 3)
+    send(app, 3, 1, task="tasks.hold")
+    return app
+
+
+def inside_the_long_one(workers: StartWorkers, book: redis.Redis, **options: Any) -> WorkerProcess:
+    """A solo worker in the last task of its first window."""
+    (worker,) = workers({"name": "solo"}, pool="solo", concurrency=2, **options)
+    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    return worker
+
+
 def test_a_message_that_an_idle_frozen_worker_got_runs_elsewhere(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
@@ -63,12 +79,10 @@ def test_what_a_solo_worker_took_runs_elsewhere_while_it_is_inside_a_long_task(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
     """Also what it asked for ahead of the last task of its window, the answer to which it cannot read meanwhile."""
-    app = stock_app(shop_redis)
-    send(app, 0, 3)
-    send(app, 3, 1, task="tasks.hold")
+    app = three_short_and_a_long(shop_redis)
     send(app, 4, 6)
-    workers({"name": "busy"}, pool="solo", concurrency=2)  # four at a time
-    until(lambda: book.llen("began") == 1 and claimed(broker) == 4, what="it holds three more than it can begin")
+    inside_the_long_one(workers, book)
+    until(lambda: claimed(broker) == 4, what="it holds three more than it can begin")
     workers({"name": "other"})
     until(lambda: ran(book) == Counter({*range(3), *range(4, 10)}), what="all others ran elsewhere")
     book.set("go", "1")
@@ -80,12 +94,9 @@ def test_what_a_solo_worker_took_runs_elsewhere_while_it_is_inside_a_long_task(
 def test_what_ended_is_told_before_the_first_task_of_an_answer_that_was_asked_for_ahead(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
-    app = stock_app(shop_redis)
-    send(app, 0, 3)
-    send(app, 3, 1, task="tasks.hold")
+    app = three_short_and_a_long(shop_redis)
     app.send_task("tasks.massacre", ignore_result=True)
-    workers({"name": "a"}, pool="solo", concurrency=2)
-    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    inside_the_long_one(workers, book)
     let_pass(0.2)
     book.set("go", "1")
     until(lambda: book.llen("killed") == 1, what="the next one killed the worker")
@@ -96,11 +107,8 @@ def test_what_ended_is_told_before_the_first_task_of_an_answer_that_was_asked_fo
 def test_after_a_long_task_a_solo_worker_reads_what_it_asked_for_ahead(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
-    app = stock_app(shop_redis)
-    send(app, 0, 3)
-    send(app, 3, 1, task="tasks.hold")
-    workers({"name": "a"}, pool="solo", concurrency=2)
-    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    app = three_short_and_a_long(shop_redis)
+    inside_the_long_one(workers, book)
     let_pass(OVERDUE_S + 0.5)
     book.set("go", "1")
     until(lambda: claimed(broker) == 0, within_s=3.0, what="its end is told")
@@ -111,13 +119,10 @@ def test_after_a_long_task_a_solo_worker_reads_what_it_asked_for_ahead(
 def test_what_was_asked_for_ahead_and_taken_over_meanwhile_is_dropped(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
-    app = stock_app(shop_redis)
-    send(app, 0, 3)
-    send(app, 3, 1, task="tasks.hold")
+    app = three_short_and_a_long(shop_redis)
     send(app, 4, 4)
     silent = {"RESILIENCE_SILENT_S": "2"}
-    (frozen,) = workers({"name": "frozen"}, pool="solo", concurrency=2, env=silent)
-    until(lambda: book.llen("began") == 1, what="the last of the window runs")
+    frozen = inside_the_long_one(workers, book, env=silent)
     frozen.kill(signal.SIGSTOP)
     workers({"name": "other"}, env=silent)
     until(lambda: book.llen("began") == 2 and book.llen("ran") == 7, what="others took over all that it held")
