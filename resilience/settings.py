@@ -98,6 +98,10 @@ class Settings(BaseModel):
     quarantine_replays: int = Field(
         default=3, ge=0, le=1_000, description="How often a message is replayed before that takes force."
     )
+    one_by_one_enabled: bool = Field(
+        default=True,
+        description="A pool of threads runs short tasks one by one while none waits; off: all at once, as in Celery.",
+    )
     publishing_enabled: bool = Field(
         default=True, description="A lean way to send tasks to Redis, bounded in time; off: kombu's own."
     )

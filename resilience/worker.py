@@ -38,7 +38,7 @@ from resilience.workers.registry import Registry
 from resilience.workers.rotation import Rotation
 from resilience.workers.running import RunningAttempt, packed
 from resilience.workers.slots import is_free, running_requests, running_tags, stopping
-from resilience.workers.threads import count_no_idle
+from resilience.workers.threads import run_one_by_one
 from resilience.workers.turning import STAMP_EVERY_S, LoopStamp
 from resilience.workers.watchdog import Watchdog
 from signals.events import ClaimsTakenOver
@@ -217,7 +217,8 @@ class WorkerLife:
     def _consumer_made(self, consumer: Any) -> None:
         if self._held is not None:
             watch(consumer.pool, self._held)
-            count_no_idle(consumer.pool)
+            if self._core.settings.one_by_one_enabled:
+                run_one_by_one(consumer.pool, self._held)
             when_terminated(consumer.pool, self._ends)
             settle_at_once(consumer)
 

@@ -24,12 +24,12 @@ class OwnedTurns(Leaving):
         self._wake()
 
     def wake_if_elsewhere(self) -> None:
-        if threading.get_ident() == self._thread or self._woken or self._main.busy:
-            return  # a turn follows anyway, and tells what was noted before this was asked
-        if self._lingers and self._has_enough:
+        """Something was noted. The loop needs no word where a turn follows anyway that tells it."""
+        if threading.get_ident() == self._thread:
             return
-        self._woken = True
-        self._wake()
+        self._missed = True  # before it is asked whether the loop is awake: it looks here after it said that it is not
+        if not self._woken:
+            self._wake_if_due()
 
 
 class OwnedChannel(Knocks, OwnedTurns, KnowsDelayed, Puts, kombu_redis.Channel):

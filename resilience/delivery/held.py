@@ -24,6 +24,7 @@ class Held(Settling):
     `running` names the tags whose tasks this worker is running; `blocks` says that the loop stands still meanwhile.
     `stopping`: the worker was told to end and begins nothing any more. `declined`: the server is too old for it.
     `connection` names the one in use: what a former one asked for and comes late takes nothing.
+    `one_by_one` asks the pool whether it runs tasks so, in threads of this process.
     `alone`: the tag of a task that runs while nothing else does, "" without one. `out`: this worker is out of rotation.
     """
 
@@ -36,6 +37,7 @@ class Held(Settling):
         self.stopping = False
         self.declined = False
         self.begins_on_accept = False
+        self.one_by_one: Callable[[], bool] = _no
         self.unreadable: Unreadable | None = None
         self.late = 0
         self.received = 0
@@ -274,6 +276,10 @@ def alone_key(namespace: str) -> str:
 
 def _nothing() -> None:
     """Before the first connection there is nobody to tell."""
+
+
+def _no() -> bool:
+    return False
 
 
 _held: dict[str, Held] = {}

@@ -13,6 +13,8 @@ from typing import Any
 import redis
 from kombu.utils.eventio import ERR, READ, poll
 
+from resilience.delivery.kernel import Direct, direct
+
 logger = logging.getLogger("celeriac")
 
 ANSWER_S = 7.0
@@ -56,6 +58,8 @@ class Line:
         self.broken = False
         self.sent_at = 0.0
         self.client_id = 0
+        self._way_of: Any = None
+        self._way: Direct | None = None
 
     def send(self, *words: Any) -> None:
         """Send a command whose reply `read` will take."""
@@ -71,7 +75,9 @@ class Line:
     def send_packed(self, command: bytes) -> None:
         """The same of a command that `Packed` made."""
         try:
-            self.connection.send_packed_command([command], check_health=False)  # every line hears within seconds
+            rest = command[self._sent_at_once(command) :]
+            if rest:
+                self.connection.send_packed_command([rest], check_health=False)  # every line hears within seconds
         except GONE:
             self.break_off()
             raise
@@ -86,6 +92,30 @@ class Line:
             raise
         finally:
             self.busy = False
+
+    def read_string(self) -> Any:
+        """The same, and at once where the reply is one string and all of it is there. Only one may be under way."""
+        ways = self._direct()
+        if ways is not None:
+            with suppress(OSError):  # nothing there yet, or the end: the usual way tells
+                reply = ways.take_string()
+                if reply is not None:
+                    self.busy = False
+                    return reply
+        return self.read()
+
+    def _sent_at_once(self, command: bytes) -> int:
+        ways = self._direct()
+        if ways is not None:
+            with suppress(OSError):  # the usual way waits for room, or says what is wrong
+                return ways.send(command)
+        return 0
+
+    def _direct(self) -> Direct | None:
+        sock = self.connection._sock  # noqa: SLF001  redis-py has no public way to its socket
+        if sock is not self._way_of:
+            self._way_of, self._way = sock, direct(sock)
+        return self._way
 
     def overdue(self, after_s: float) -> bool:
         """No reply came for so long, and none lies there: a half-open connection never becomes readable."""
@@ -157,6 +187,9 @@ class Wake:
         self._theirs, self._sock = socket.socketpair()
         self._theirs.setblocking(False)
         self._sock.setblocking(False)
+        tell, hear = direct(self._theirs), direct(self._sock)
+        self._tell = tell.send if tell else self._theirs.send
+        self._hear = hear.receive if hear else self._sock.recv
 
     @property
     def connection(self) -> Wake:
@@ -164,13 +197,12 @@ class Wake:
 
     def __call__(self) -> None:
         with suppress(BlockingIOError, OSError):  # full: it will wake anyway; closed: nobody is left to wake
-            self._theirs.send(b"x")
+            self._tell(b"x")
 
     def heard(self) -> None:
         """Called by the poller: nothing was delivered, the turn that follows does what is to be done."""
         with suppress(BlockingIOError):
-            while self._sock.recv(4096):
-                pass
+            self._hear(4096)  # more than anybody says before it is heard; else the loop comes round once more
         raise Empty
 
     def close(self) -> None:

@@ -11,8 +11,7 @@ silent, for longer than that.
 One thing would have the kernel throw them away: a process that ends with unread answers resets its connection. So the
 server is told not to answer here at all; where it will not hear of that, every mark is sent at once, as the answers
 are read later.
-The call to the kernel does not wait and keeps the interpreter's lock: in a pool of threads each time that one lets go
-of it for a microsecond costs the others two switches, and marks were half of these times.
+The call to the kernel does not wait and keeps the interpreter's lock (see `kernel.py`).
 What is lost is the mark of a task that brings down the whole machine, the kernel included, within 0.2 s of its begin.
 """
 
@@ -20,18 +19,16 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
-import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import redis
 
+from resilience.delivery.kernel import Direct, direct
 from resilience.delivery.lines import Packed, bounded
 
 logger = logging.getLogger("celeriac")
@@ -43,7 +40,6 @@ one mark."""
 UNREAD = 50
 """So many short answers lie unread before they are looked at: looking costs more than saying."""
 
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # of POSIX
 _CORK = getattr(socket, "TCP_CORK", None)  # of Linux
 
 
@@ -59,7 +55,7 @@ class Marker:
         self._mark = Packed("SREM", unbegun)
         self._unmarked = unmarked
         self._connection = pool.connection_class(**bounded(pool.connection_kwargs))
-        self._send: Callable[[bytes], None] = self._send_waiting
+        self._direct: Direct | None = None
         self._works = False
         self._is_answered = True
         self._unanswered = 0
@@ -75,10 +71,7 @@ class Marker:
         if not self._is_answered and _CORK is not None:
             with suppress(OSError):  # a Unix socket has no cork
                 sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
-        self._send = self._send_waiting
-        if _DONT_WAIT and not self._is_answered and not isinstance(sock, ssl.SSLSocket):
-            with suppress(ImportError, OSError, AttributeError):  # a Python that cannot call the system's library
-                self._send = sender(sock)
+        self._direct = None if self._is_answered else direct(sock)
         self._works = True
 
     def tend(self) -> None:
@@ -130,8 +123,11 @@ class Marker:
         self._connection.send_packed_command([off], check_health=False)
         return True
 
-    def _send_waiting(self, command: bytes) -> None:
-        self._connection.send_packed_command([command], check_health=False)  # that check would wait for an answer
+    def _send(self, command: bytes) -> None:
+        if self._direct is None:
+            self._connection.send_packed_command([command], check_health=False)  # that check would wait for an answer
+        elif self._direct.send(command) != len(command):
+            raise OSError(errno.EPIPE, "the kernel took half of a command: nothing can follow it")
 
     def _listen(self) -> None:
         """Read what there is. Raises ConnectionError where that is the end."""
@@ -143,21 +139,3 @@ class Marker:
         with self._lock:
             self._works = False
             self._connection.disconnect()
-
-
-def sender(sock: socket.socket) -> Callable[[bytes], None]:
-    """A function that hands bytes to the kernel, which takes all of them or raises OSError."""
-    import ctypes
-
-    number_of = sock.fileno
-    kernel = ctypes.PyDLL(None, use_errno=True).send  # unlike CDLL's, its calls keep the interpreter's lock
-    kernel.argtypes = ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
-    kernel.restype = ctypes.c_ssize_t
-
-    def send(data: bytes) -> None:
-        taken = kernel(number_of(), data, len(data), _DONT_WAIT)  # -1 once it is closed, which the kernel refuses
-        if taken != len(data):
-            error = ctypes.get_errno() if taken < 0 else errno.EPIPE  # half of a command: nothing can follow it
-            raise OSError(error, os.strerror(error))
-
-    return send

@@ -74,7 +74,7 @@ class Owning(_Base):
         self._marker = Marker(self, self._prefixed(held.unbegun_key), held.to_mark)
         self.say_started = self._marker.say
         self._wake = Wake()
-        self._woken = self._lingers = False
+        self._woken = self._missed = self._lingers = False
         self._queues: dict[str, str] = {}
         self._calls: dict[tuple[str, ...], tuple[list[str], Packed]] = {}
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)

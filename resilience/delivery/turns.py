@@ -33,6 +33,10 @@ LOOK_S = 5.0
 LINGER_S = 0.002
 """A worker with enough to do tells what ended so much later than it could, together with what ends meanwhile."""
 
+QUIET_LINGER_S, FEW = 0.004, 2
+"""The same, and how many tasks are enough, where a pool runs them one by one in threads of this very process: a loop
+that wants the interpreter's lock slows the task that has it, and gets it when that pauses."""
+
 REST_S = 1.0
 """A server that refuses a turn, because it is full or cannot write, is asked again so much later."""
 
@@ -53,8 +57,23 @@ class Turns(Owning):
     def turn(self, poller: OwnedPoller) -> None:
         """Tell what ended and ask for what there is room for; or, when there was nothing, wait for it."""
         self._thread = threading.get_ident()
-        self._woken = self._lingers = False  # before it is asked what there is to tell
+        self._woken, self._missed, self._lingers = True, False, False  # before it is asked what there is to tell
         poller.attach(self, self._wake)
+        try:
+            self._turn(poller)
+        finally:
+            self._woken = False
+        if self._missed:
+            self._wake_if_due()
+
+    def _wake_if_due(self) -> None:
+        """Have the loop come round, unless it does so by itself before what ended is overdue."""
+        if self._main.busy or (self._lingers and self._has_enough):
+            return
+        self._woken = True
+        self._wake()
+
+    def _turn(self, poller: OwnedPoller) -> None:
         self._drop_overdue()
         self._obey()
         if self._main.busy or time.monotonic() < self._rests_until:
@@ -82,7 +101,9 @@ class Turns(Owning):
             if room:
                 self._waits.begin(self.held.sources, poller)
             return
-        if self._has_time(room) and poller.turn_within(self._main.sent_at + LINGER_S - time.monotonic()):
+        linger_s = QUIET_LINGER_S if self.held.one_by_one() else LINGER_S
+        rest_s = self._main.sent_at + linger_s - time.monotonic()
+        if rest_s > 0 and self._may_linger(room) and poller.turn_within(rest_s):
             self._lingers = True
             self.say_started()
         elif room or self._moved or self.held.waits_to_be_told:
@@ -100,17 +121,16 @@ class Turns(Owning):
             return 1  # it wants to be asked before every message
         return BATCH if room is None else min(int(room), BATCH)
 
-    def _has_time(self, room: int) -> bool:
-        """Whether a turn may wait for more to tell: the last one was a moment ago, and there is enough to do."""
-        if self._moved or time.monotonic() - self._main.sent_at > LINGER_S:
-            return False
-        return not room or self._has_enough
+    def _may_linger(self, room: int) -> bool:
+        """Whether a turn may wait for more to tell: nothing is to be looked for, and there is enough to do."""
+        return not self._moved and (not room or self._has_enough)
 
     @property
     def _has_enough(self) -> bool:
-        """Whether more than half the window is full. A worker without a window asks when it holds nothing."""
+        """Whether there is enough to do until the answer. A worker without a window asks when it holds nothing."""
         window = self.qos.prefetch_count
-        return len(self.held) * 2 > window if window else bool(len(self.held))
+        enough = window // 2 if window else 0
+        return len(self.held) > (min(enough, FEW) if self.held.one_by_one() else enough)
 
     def _send(self, room: int) -> None:
         settled, started = self.held.settle(), self.held.unmarked()
@@ -155,7 +175,7 @@ class Turns(Owning):
         settled, sources, moved = self._sent
         disowned = self.held.hears()
         try:
-            told = Told.read(self._main.read())
+            told = Told.read(self._main.read_string())
         except redis.ResponseError as error:
             self._moved = self._moved or moved
             if not isinstance(error, redis.exceptions.NoScriptError):

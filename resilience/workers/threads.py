@@ -1,23 +1,232 @@
-"""Celery's pool of threads without the count of idle ones: each task had every thread wait for one lock twice."""
+"""Celery's pool of threads, which runs short calls one by one instead of all at once.
+
+Python runs one thread at a time. Where short tasks are spread over many threads, each pays for several changes from one
+thread to another, and for a no-op that is as much as the task. So one thread runs the calls while the others sleep,
+except for one that watches: when the front of the line has not moved for `LOOK_S`, all that are needed are woken. And
+where calls turn out to wait (for the network, a lock, a child), each gets a thread at once, as in Celery, and it is
+tried again later: `pace.py` says when.
+"""
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock, Thread
+from time import monotonic, sleep, thread_time
 from typing import Any
 
+from celery.concurrency.base import apply_target
+from celery.exceptions import TaskRevokedError
 
-class _NobodyIsIdle:
-    """In the place of the executor's semaphore: it begins a thread for each task until it has all of them."""
+from resilience.delivery.held import Held
+from resilience.workers.pace import Pace
 
-    def acquire(self, **_: float) -> bool:
+LOOK_S = 0.002
+"""A call waits so long, and no longer, for another while a thread is free."""
+
+_AT_A_TIME = 16
+"""Calls between two looks at the clocks."""
+_QUIET_LOOKS = 5
+"""A line that stays empty for so many looks is not watched any more."""
+
+_Call = tuple[Callable[..., object], tuple[Any, ...]]
+
+logger = logging.getLogger("celeriac")
+
+
+def run_one_by_one(pool: Any, held: Held) -> None:
+    """Have a pool of threads run short calls one by one, and `held` know whether it does. Any other stays as it is."""
+    executor = getattr(pool, "executor", None)
+    if type(executor) is not ThreadPoolExecutor:
+        return
+    threads = pool.executor = Threads(pool.limit)
+    held.one_by_one = threads.one_by_one
+
+    def on_apply(
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> None:
+        threads.submit(apply_target, target, args, kwargs, callback, accept_callback)
+
+    pool.on_apply = on_apply
+
+
+class Threads:
+    """In the place of the executor, with what Celery's pool uses of it. `submit` may be called from any thread.
+
+    Each thread sleeps, is awake (it looks for a call before it sleeps), or watches. Whenever a call stands in line,
+    a thread was woken for it, or all are awake, or one watches.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pace = Pace()
+        self._line: deque[_Call] = deque()
+        self._mutex = Lock()
+        self._threads: set[Thread] = set()  # the name that Celery's `inspect stats` reads
+        self._asleep: list[_Bed] = []
+        self._awake = 0
+        self._watched = False
+        self._closed = False
+        self._pid = os.getpid()
+        atexit.register(self._end)
+
+    def one_by_one(self) -> bool:
+        """Whether it runs calls so now."""
+        return self._pace.one_by_one
+
+    def submit(self, call: Callable[..., object], *args: Any) -> None:
+        """Have a thread call `call(*args)`, first come, first served. Raises RuntimeError after `shutdown`."""
+        if self._closed:
+            raise RuntimeError("this worker's pool of threads was shut down: it takes no more calls")
+        self._line.append((call, args))  # before the rest: who stops being awake, or watching, looks here after that
+        if not self._awake or not self._pace.at(monotonic()):
+            self._wake(1)
+        elif not self._watched:
+            self._set_watch()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; `cancel_futures` drops those in line. With `wait` it returns when the others ended."""
+        with self._mutex:
+            self._closed = True
+            if cancel_futures:
+                self._line.clear()
+            self._awake += len(self._asleep)
+            while self._asleep:
+                self._asleep.pop().rouse(watches=False)
+        self._wake(len(self._line))  # nobody watches any more
+        if wait:
+            for thread in list(self._threads):
+                thread.join()
+            atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        if os.getpid() == self._pid:  # else it is a child that a task forked: it has none of the threads
+            self.shutdown()
+
+    def _wake(self, count: int) -> None:
+        with self._mutex:
+            while count > 0 and self._rouse_one(watches=False):
+                self._awake += 1
+                count -= 1
+
+    def _set_watch(self) -> None:
+        with self._mutex:
+            if not self._watched:
+                self._watched = self._rouse_one(watches=True)
+
+    def _rouse_one(self, *, watches: bool) -> bool:
+        """One more thread has something to do; False if all have."""
+        if self._asleep:
+            self._asleep.pop().rouse(watches=watches)  # who slept least: what it works with is still near
+            return True
+        if len(self._threads) >= self._limit:
+            return False
+        bed = _Bed(watches=watches)
+        thread = Thread(target=self._live, args=(bed,), name=f"celeriac-pool-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none left
+            if not self._threads:
+                self._line.pop()
+                raise
+            return False
+        self._threads.add(thread)
+        return True
+
+    def _live(self, bed: _Bed) -> None:
+        while True:
+            if not bed.watches:
+                self._work()
+            elif self._sees_one_wait():
+                self._wake(len(self._line) - 1)  # the one more is this one
+            with self._mutex:
+                if bed.watches:
+                    self._watched = False
+                else:
+                    self._awake -= 1
+                if not self._line:
+                    if self._closed:
+                        return
+                    self._asleep.append(bed)
+                elif not self._awake or self._closed or not self._pace.one_by_one:
+                    bed.watches = False
+                    self._awake += 1
+                    continue
+                elif not self._watched:
+                    bed.watches = self._watched = True
+                    continue
+                else:
+                    self._asleep.append(bed)
+            bed.sleep()
+
+    def _work(self) -> None:
+        """Run calls until there is none, or until they run one by one and this thread is one too many."""
+        pace = self._pace
+        while self._line:
+            begun_s, busy_s = monotonic(), thread_time()
+            ran = self._run(_AT_A_TIME)
+            if pace.one_by_one:
+                now_s = monotonic()
+                pace.ran(ran, now_s - begun_s, thread_time() - busy_s, now_s)
+                if self._awake > 1:
+                    return
+
+    def _run(self, most: int) -> int:
+        """Run so many calls at most; says how many there were."""
+        line = self._line
+        for ran in range(most):
+            try:
+                call, args = line.popleft()
+            except IndexError:
+                return ran
+            try:
+                call(*args)
+            except TaskRevokedError as refused:
+                logger.debug("celeriac: %s", refused)  # `starts.py`, which says why it has the worker reconnect
+            except BaseException:
+                logger.exception("celeriac: a pool's thread goes on after an error in Celery's handling of a task")
+            del call, args  # not for as long as it sleeps
+        return most
+
+    def _sees_one_wait(self) -> bool:
+        """Watch until a call waits for another; False when nothing stood in line for a while, or at the end."""
+        front: _Call | None = None
+        quiet = 0
+        while quiet < _QUIET_LOOKS and not self._closed:
+            sleep(LOOK_S)
+            try:
+                first = self._line[0]
+            except IndexError:
+                front, quiet = None, quiet + 1
+                continue
+            if first is front:
+                self._pace.one_waited(monotonic())
+            if not self._pace.one_by_one:
+                return True
+            front, quiet = first, 0
         return False
 
-    def release(self) -> None:
-        """A thread is idle; nobody asks for that."""
 
+class _Bed:
+    """Where one thread sleeps, and what it does when it is roused."""
 
-def count_no_idle(pool: Any) -> None:
-    """Have a pool of threads start all of them with its first tasks; any other pool stays as it is."""
-    executor = getattr(pool, "executor", None)
-    if type(executor) is ThreadPoolExecutor and hasattr(executor, "_idle_semaphore"):
-        vars(executor)["_idle_semaphore"] = _NobodyIsIdle()  # there is no public way, and a Python without it is well
+    def __init__(self, *, watches: bool) -> None:
+        self.watches = watches
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def rouse(self, *, watches: bool) -> None:
+        self.watches = watches
+        self._lock.release()
+
+    def sleep(self) -> None:
+        self._lock.acquire()
