@@ -8,7 +8,10 @@ from queue import Empty
 import redis
 
 from resilience.delivery.envelope import ENTRY, UnreadableError, read, redelivered
-from resilience.delivery.turns import Turns
+from resilience.delivery.turns import Taken, Turns
+
+LONGEST_PORTION_S = 0.5
+"""What a worker that runs tasks in its loop took at once, and what did not run within this time, goes back."""
 
 UNTOLD_S = 0.05
 """How long what ended waits while the loop stands still: a kill meanwhile has it run again."""
@@ -28,20 +31,39 @@ class Arrivals(Turns):
             raise Empty
         if self.held.blocks:
             self._stop_waiting()  # nothing must arrive while the loop stands still
-        held, unwanted = self.held, []
-        more = held.blocks and len(taken) == self._asked  # it got all that it asked for: so there may be more
-        for tag, source, raw in taken:
-            if held.blocks and time.monotonic() - self._told_at > UNTOLD_S:
-                self._tell_in_between()
-            elif more and tag == taken[-1][0]:
-                self._ask_ahead()
-            queue = self._queue_of(source)
-            if queue not in self._active_queues:
-                unwanted.append(tag)  # a signal came: the worker consumes no more
-            elif held.begin(tag):  # else it went back while the worker was inside the one before it
-                self._deliver(tag, source, raw, queue)
+            unwanted = self._run(taken)
+        else:
+            unwanted = [tag for tag, source, raw in taken if not self._begin(tag, source, raw)]
         for tag in reversed(unwanted):
-            held.give_back(tag, redelivered)
+            self.held.give_back(tag, redelivered)
+        return True
+
+    def _run(self, taken: list[Taken]) -> list[str]:
+        """Of a solo worker: what it hands over runs before this goes on. Returns the tags of what it did not."""
+        begun_s = time.monotonic()
+        more = len(taken) == self._asked  # it got all that it asked for: so there may be more
+        unwanted = []
+        for number, (tag, source, raw) in enumerate(taken):
+            if number and time.monotonic() - begun_s > LONGEST_PORTION_S:
+                unwanted += [tag for tag, *_ in taken[number:]]
+                break
+            if time.monotonic() - self._told_at > UNTOLD_S:
+                self._tell_in_between()
+            elif more and number and number == len(taken) - 1:
+                self._ask_ahead()
+            if not self._begin(tag, source, raw):
+                unwanted.append(tag)
+        ran = max(1, len(taken) - len(unwanted))
+        self._portions.ran(ran, time.monotonic() - begun_s)
+        return unwanted
+
+    def _begin(self, tag: str, source: str, raw: bytes) -> bool:
+        """False if the worker does not consume this queue any more: a signal came."""
+        queue = self._queue_of(source)
+        if queue not in self._active_queues:
+            return False
+        if self.held.begin(tag):  # else it went back while the worker was inside the one before it
+            self._deliver(tag, source, raw, queue)
         return True
 
     def _ask_ahead(self) -> None:

@@ -12,6 +12,7 @@ from resilience.delivery.envelope import OwnedMessage, redelivered
 from resilience.delivery.held import Held, held_by
 from resilience.delivery.lines import Line, Packed, Wake
 from resilience.delivery.marks import Marker
+from resilience.delivery.portions import Portions
 from resilience.delivery.qos import OwnedQoS
 from resilience.delivery.server import TOO_OLD, moves_messages
 from resilience.delivery.settling import Settled
@@ -78,6 +79,7 @@ class Owning(_Base):
         self._queues: dict[str, str] = {}
         self._calls: dict[tuple[str, ...], tuple[list[str], Packed]] = {}
         self.handlers.update(TURN=self._on_turn, WAKE=self._wake.heard)
+        self._portions = Portions()
         self._sha = ""
         self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
         self._asked, self._told_at = 0, 0.0

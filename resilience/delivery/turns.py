@@ -46,6 +46,9 @@ SAY_S = 60.0
 BUSY_S = 5.0
 """A worker that held something for so long without a pause offers to make room for a message that must run alone."""
 
+Taken = tuple[str, str, bytes]
+"""A message: the tag by which this worker owns it, the list where it lay, its text."""
+
 _TURN = lua.source(__package__, "turn.lua")
 
 logger = logging.getLogger("celeriac")
@@ -119,7 +122,8 @@ class Turns(Owning):
         room = self.qos.can_consume_max_estimate()
         if self.qos.asks is not None:
             return 1  # it wants to be asked before every message
-        return BATCH if room is None else min(int(room), BATCH)
+        most = self._portions.most if held.blocks else BATCH
+        return most if room is None else min(int(room), most)
 
     def _may_linger(self, room: int) -> bool:
         """Whether a turn may wait for more to tell: nothing is to be looked for, and there is enough to do."""
@@ -171,7 +175,7 @@ class Turns(Owning):
             return "empty"
         return "drain" if time.monotonic() - self._busy_since > BUSY_S else ""
 
-    def _reply(self) -> list[tuple[str, str, bytes]]:
+    def _reply(self) -> list[Taken]:
         settled, sources, moved = self._sent
         disowned = self.held.hears()
         try:
