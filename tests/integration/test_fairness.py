@@ -18,8 +18,8 @@ PREFETCH = 4
 
 
 @pytest.fixture
-def side(tmp_path: Path) -> Iterator[Side]:
-    with RedisServer() as server, closing(Side(server.port, 0, False, "solo", tmp_path)) as made:
+def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
+    with RedisServer() as server, closing(Side(server.port, 0, False, request.param, tmp_path)) as made:
         yield made
 
 
@@ -28,6 +28,7 @@ def send(side: Side, queue: str, count: int, priority: int) -> None:
         side.send("note", "order", queue, priority, number, queue=queue, priority=priority, ignore_result=True)
 
 
+@pytest.mark.parametrize("side", ["solo"], indirect=True)
 def test_every_queue_gets_its_turn_in_order_and_urgent_messages_go_before_all_others(side: Side) -> None:
     send(side, "celery", FULL, priority=6)
     for queue in ("second", "red"):
@@ -48,3 +49,19 @@ def test_every_queue_gets_its_turn_in_order_and_urgent_messages_go_before_all_ot
         shares[queue] += 1
         assert max(shares.values()) - min(shares[name] for name in ("celery", "second", "red")) <= PREFETCH
     assert set(ordinary[3 * SMALL :]) == {"celery"}
+
+
+@pytest.mark.parametrize("side", ["threads"], indirect=True)
+def test_tasks_that_wait_hold_up_no_short_ones_while_a_thread_is_free(side: Side) -> None:
+    send(side, "celery", FULL, priority=6)
+    for number in range(3):
+        side.send("hold", "held", number, ignore_result=True)
+    send(side, "celery", SMALL, priority=6)
+    worker = side.worker(concurrency=4, conf={"worker_prefetch_multiplier": 16})
+    worker.wait_ready(40)
+    side.until(lambda: side.began("held") == 3, "three began", 40)
+    side.until(lambda: len(side.ran("order")) == FULL + SMALL, "the fourth thread ran all others", 40)
+    assert side.ran("held") == [], "the three still run"
+    assert side.ask("stats")["pool"]["threads"] == 4
+    side.go("held")
+    side.until(lambda: len(side.ran("held")) == 3, "they end")
