@@ -28,6 +28,7 @@ class Arrivals(Turns):
             self._refused(error)
             taken = []
         if not taken:
+            self._plan_to_linger()
             raise Empty
         if self.held.blocks:
             self._stop_waiting()  # nothing must arrive while the loop stands still
@@ -36,6 +37,7 @@ class Arrivals(Turns):
             unwanted = [tag for tag, source, raw in taken if not self._begin(tag, source, raw)]
         for tag in reversed(unwanted):
             self.held.give_back(tag, redelivered)
+        self._plan_to_linger()
         return True
 
     def _run(self, taken: list[Taken]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -190,14 +191,17 @@ class Wake:
         tell, hear = direct(self._theirs), direct(self._sock)
         self._tell = tell.send if tell else self._theirs.send
         self._hear = hear.receive if hear else self._sock.recv
+        self._lock, self._closed = threading.Lock(), False
 
     @property
     def connection(self) -> Wake:
         return self
 
     def __call__(self) -> None:
-        with suppress(BlockingIOError, OSError):  # full: it will wake anyway; closed: nobody is left to wake
-            self._tell(b"x")
+        with self._lock:
+            if not self._closed:
+                with suppress(OSError):  # full: it will wake anyway
+                    self._tell(b"x")
 
     def heard(self) -> None:
         """Called by the poller: nothing was delivered, the turn that follows does what is to be done."""
@@ -206,5 +210,7 @@ class Wake:
         raise Empty
 
     def close(self) -> None:
-        self._theirs.close()
+        with self._lock:  # what is told later must not reach another socket that has got the same number
+            self._closed = True
+            self._theirs.close()
         self._sock.close()

@@ -83,6 +83,7 @@ class Owning(_Base):
         self._sha = ""
         self._sent: tuple[Settled, list[str], bool] = (Settled(), [], False)
         self._asked, self._told_at = 0, 0.0
+        self._lingers_until = 0.0
         self._idle = self._moved = False
         self._busy_since = math.inf
         held.drains = False

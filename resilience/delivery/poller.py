@@ -13,7 +13,7 @@ class OwnedPoller(kombu_redis.MultiChannelPoller):
 
     _channels: set[Any]
     _loop: Any = None
-    _turn_at = 0.0
+    _due_s = _timer_s = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,15 +32,27 @@ class OwnedPoller(kombu_redis.MultiChannelPoller):
         readers = self._loop.readers
         return [fd for fd in self._fd_to_chan if fd in fresh or fd not in readers]
 
-    def turn_within(self, seconds: float) -> bool:
-        """Have the loop come round in so many seconds; False where there is no loop that could."""
+    def come_round_at(self, due_s: float) -> bool:
+        """Have the loop come round then, by the monotonic clock; False where there is no loop that could.
+
+        To be called before the loop comes round the next time: it reckons how long it may sleep before it calls
+        `on_poll_start`, and a timer that is set in there would not wake it.
+        """
         if self._loop is None:
             return False
-        now = time.monotonic()
-        if self._turn_at <= now:
-            self._turn_at = now + seconds
-            self._loop.call_later(seconds, _come_round)
+        self._due_s = due_s
+        if self._timer_s <= time.monotonic():
+            self._set_timer()
         return True
+
+    def _set_timer(self) -> None:
+        self._timer_s = self._due_s
+        self._loop.call_later(max(0.0, self._due_s - time.monotonic()), self._comes_round)
+
+    def _comes_round(self) -> None:
+        """To wake the loop is enough: it does a turn whenever it comes round."""
+        if self._due_s > time.monotonic():  # somebody asked for a later time meanwhile
+            self._set_timer()
 
     def on_poll_start(self) -> None:
         everyone = self._channels
@@ -69,7 +81,3 @@ class OwnedPoller(kombu_redis.MultiChannelPoller):
         """Have the loop watch a line, which is connected."""
         if self._chan_to_sock.get((channel, line, line.kind)) is not line.connection._sock:  # noqa: SLF001  kombu reads it too
             self._register(channel, line, line.kind)
-
-
-def _come_round() -> None:
-    """To wake the loop is enough: it does a turn whenever it comes round."""

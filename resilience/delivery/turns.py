@@ -61,6 +61,7 @@ class Turns(Owning):
         """Tell what ended and ask for what there is room for; or, when there was nothing, wait for it."""
         self._thread = threading.get_ident()
         self._woken, self._missed, self._lingers = True, False, False  # before it is asked what there is to tell
+        self._poller = poller
         poller.attach(self, self._wake)
         try:
             self._turn(poller)
@@ -104,9 +105,7 @@ class Turns(Owning):
             if room:
                 self._waits.begin(self.held.sources, poller)
             return
-        linger_s = QUIET_LINGER_S if self.held.one_by_one() else LINGER_S
-        rest_s = self._main.sent_at + linger_s - time.monotonic()
-        if rest_s > 0 and self._may_linger(room) and poller.turn_within(rest_s):
+        if time.monotonic() < self._lingers_until and self._may_linger(room):
             self._lingers = True
             self.say_started()
         elif room or self._moved or self.held.waits_to_be_told:
@@ -124,6 +123,13 @@ class Turns(Owning):
             return 1  # it wants to be asked before every message
         most = self._portions.most if held.blocks else BATCH
         return most if room is None else min(int(room), most)
+
+    def _plan_to_linger(self) -> None:
+        """A reply was read: how long the next turn may wait for more to tell, if this worker holds something."""
+        if len(self.held):
+            due_s = self._main.sent_at + (QUIET_LINGER_S if self.held.one_by_one() else LINGER_S)
+            if due_s > time.monotonic() and self._poller.come_round_at(due_s):
+                self._lingers_until = due_s
 
     def _may_linger(self, room: int) -> bool:
         """Whether a turn may wait for more to tell: nothing is to be looked for, and there is enough to do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-JUDGED_CALLS = 64
+JUDGED_CALLS = 32
 """Calls that are judged together: few, to notice soon that they wait; many, to bear a hiccup of the machine."""
 
 WAIT_S = 0.0002

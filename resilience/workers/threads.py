@@ -2,9 +2,9 @@
 
 Python runs one thread at a time. Where short tasks are spread over many threads, each pays for several changes from one
 thread to another, and for a no-op that is as much as the task. So one thread runs the calls while the others sleep,
-except for one that watches: when the front of the line has not moved for `LOOK_S`, all that are needed are woken. And
-where calls turn out to wait (for the network, a lock, a child), each gets a thread at once, as in Celery, and it is
-tried again later: `pace.py` says when.
+except for one that watches: when the line has hardly moved for `LOOK_S`, all that are needed are woken. And where calls
+turn out to wait (for the network, a lock, a child), each gets a thread at once, as in Celery, and it is tried again
+later: `pace.py` says when.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock, Thread
+from contextlib import suppress
 from time import monotonic, sleep, thread_time
 from typing import Any
 
@@ -26,14 +27,17 @@ from resilience.delivery.held import Held
 from resilience.workers.pace import Pace
 
 LOOK_S = 0.002
-"""A call waits so long, and no longer, for another while a thread is free."""
+"""A call waits hardly longer behind one that waits while a thread is free, and some times that behind short waits."""
 
+_FEW = 2
+"""A line that moved by fewer calls between two looks stands still."""
 _AT_A_TIME = 16
-"""Calls between two looks at the clocks."""
+"""Calls between two looks at the clock of the processor."""
 _QUIET_LOOKS = 5
 """A line that stays empty for so many looks is not watched any more."""
 
-_Call = tuple[Callable[..., object], tuple[Any, ...]]
+_AT_EXIT = getattr(threading, "_register_atexit", None)
+"""What has `concurrent.futures` end its threads before Python waits for all of them: there is no public way."""
 
 logger = logging.getLogger("celeriac")
 
@@ -70,14 +74,15 @@ class Threads:
         self._limit = limit
         self._pace = Pace()
         self._line: deque[_Call] = deque()
-        self._mutex = Lock()
-        self._threads: set[Thread] = set()  # the name that Celery's `inspect stats` reads
+        self._ran = 0
+        self._mutex = threading.Lock()
+        self._threads: set[threading.Thread] = set()  # the name that Celery's `inspect stats` reads
         self._asleep: list[_Bed] = []
         self._awake = 0
         self._watched = False
         self._closed = False
         self._pid = os.getpid()
-        atexit.register(self._end)
+        (_AT_EXIT or atexit.register)(self._end)
 
     def one_by_one(self) -> bool:
         """Whether it runs calls so now."""
@@ -85,11 +90,13 @@ class Threads:
 
     def submit(self, call: Callable[..., object], *args: Any) -> None:
         """Have a thread call `call(*args)`, first come, first served. Raises RuntimeError after `shutdown`."""
+        one = _Call(call, args)
+        self._line.append(one)  # before the rest: who stops being awake, or watching, looks here after that
         if self._closed:
-            raise RuntimeError("this worker's pool of threads was shut down: it takes no more calls")
-        self._line.append((call, args))  # before the rest: who stops being awake, or watching, looks here after that
-        if not self._awake or not self._pace.at(monotonic()):
-            self._wake(1)
+            self._refuse(one, "this worker's pool of threads was shut down: it takes no more calls")
+        elif not self._awake or not self._pace.at(monotonic()):
+            if not self._wake(1):
+                self._refuse(one, "the system has no thread left for this worker's pool")
         elif not self._watched:
             self._set_watch()
 
@@ -106,17 +113,23 @@ class Threads:
         if wait:
             for thread in list(self._threads):
                 thread.join()
-            atexit.unregister(self._end)
 
     def _end(self) -> None:
         if os.getpid() == self._pid:  # else it is a child that a task forked: it has none of the threads
             self.shutdown()
 
-    def _wake(self, count: int) -> None:
+    def _refuse(self, one: _Call, why: str) -> None:
+        with suppress(ValueError):  # a thread has it, and runs it
+            self._line.remove(one)
+            raise RuntimeError(why)
+
+    def _wake(self, count: int) -> bool:
+        """So many more threads run calls, if there are so many; False if none does."""
         with self._mutex:
             while count > 0 and self._rouse_one(watches=False):
                 self._awake += 1
                 count -= 1
+            return bool(self._awake or self._watched)
 
     def _set_watch(self) -> None:
         with self._mutex:
@@ -124,20 +137,19 @@ class Threads:
                 self._watched = self._rouse_one(watches=True)
 
     def _rouse_one(self, *, watches: bool) -> bool:
-        """One more thread has something to do; False if all have."""
+        """One more thread has something to do; False if all have, or the system has none left."""
         if self._asleep:
             self._asleep.pop().rouse(watches=watches)  # who slept least: what it works with is still near
             return True
         if len(self._threads) >= self._limit:
             return False
         bed = _Bed(watches=watches)
-        thread = Thread(target=self._live, args=(bed,), name=f"celeriac-pool-{len(self._threads)}", daemon=True)
+        name = f"celeriac-pool-{len(self._threads)}"
+        thread = threading.Thread(target=self._live, args=(bed,), name=name, daemon=_AT_EXIT is None)
         try:
             thread.start()
-        except RuntimeError:  # the system has none left
-            if not self._threads:
-                self._line.pop()
-                raise
+        except RuntimeError as error:
+            logger.warning("celeriac: tasks wait for others to end, as this worker's pool gets no thread: %s", error)
             return False
         self._threads.add(thread)
         return True
@@ -173,47 +185,56 @@ class Threads:
         pace = self._pace
         while self._line:
             begun_s, busy_s = monotonic(), thread_time()
-            ran = self._run(_AT_A_TIME)
+            ran = self._run(_AT_A_TIME, begun_s + LOOK_S)
             if pace.one_by_one:
                 now_s = monotonic()
                 pace.ran(ran, now_s - begun_s, thread_time() - busy_s, now_s)
                 if self._awake > 1:
                     return
 
-    def _run(self, most: int) -> int:
-        """Run so many calls at most; says how many there were."""
+    def _run(self, most: int, until_s: float) -> int:
+        """Begin so many calls at most, and none after that time; says how many there were."""
         line = self._line
         for ran in range(most):
-            try:
-                call, args = line.popleft()
-            except IndexError:
+            if ran and monotonic() > until_s:
                 return ran
             try:
-                call(*args)
+                one = line.popleft()
+            except IndexError:
+                return ran
+            self._ran += 1  # may miss some where several threads run, which does not matter then
+            try:
+                one.call(*one.args)
             except TaskRevokedError as refused:
                 logger.debug("celeriac: %s", refused)  # `starts.py`, which says why it has the worker reconnect
             except BaseException:
                 logger.exception("celeriac: a pool's thread goes on after an error in Celery's handling of a task")
-            del call, args  # not for as long as it sleeps
+            del one  # not for as long as it sleeps
         return most
 
     def _sees_one_wait(self) -> bool:
         """Watch until a call waits for another; False when nothing stood in line for a while, or at the end."""
-        front: _Call | None = None
-        quiet = 0
+        ran, quiet = self._ran, 0
         while quiet < _QUIET_LOOKS and not self._closed:
+            was_empty = not self._line
             sleep(LOOK_S)
-            try:
-                first = self._line[0]
-            except IndexError:
-                front, quiet = None, quiet + 1
-                continue
-            if first is front:
-                self._pace.one_waited(monotonic())
-            if not self._pace.one_by_one:
-                return True
-            front, quiet = first, 0
+            if not self._line:
+                quiet += 1
+            else:
+                quiet = 0
+                if not was_empty and self._ran - ran < _FEW:
+                    self._pace.one_waited(monotonic())
+                if not self._pace.one_by_one:
+                    return True
+            ran = self._ran
         return False
+
+
+class _Call:
+    __slots__ = ("args", "call")
+
+    def __init__(self, call: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.call, self.args = call, args
 
 
 class _Bed:
@@ -221,7 +242,7 @@ class _Bed:
 
     def __init__(self, *, watches: bool) -> None:
         self.watches = watches
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._lock.acquire()
 
     def rouse(self, *, watches: bool) -> None:

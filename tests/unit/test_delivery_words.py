@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -73,16 +75,28 @@ def test_the_loop_is_told_of_a_connection_once_and_again_when_it_is_another_or_w
         other.close()
 
 
-def test_a_turn_that_waits_is_due_once() -> None:
+def test_a_loop_that_was_asked_to_come_round_does_so_in_time_once_and_not_before() -> None:
     hub, poller = Hub(), OwnedPoller()
+    ours, theirs = socket.socketpair()
+    rounds: list[float] = []
     try:
-        assert not poller.turn_within(60.0), "without a loop nobody would come round"
+        assert not poller.come_round_at(time.monotonic()), "without a loop nobody would come round"
         poller.join(hub)
-        assert poller.turn_within(60.0)
-        assert poller.turn_within(60.0)
+        hub.call_later(60.0, print)
+        hub.on_tick.add(lambda: rounds.append(time.monotonic()))
+        due_s = time.monotonic() + 0.05
+        for later_s in (-0.03, -0.02, 0.0):
+            assert poller.come_round_at(due_s + later_s)
+        assert len(hub.timer) == 2, "one timer serves them all"
+        hub.add_reader(ours.fileno(), print)
+        while not rounds or rounds[-1] < due_s:
+            next(hub.loop)
         assert len(hub.timer) == 1
+        assert len(rounds) <= 4, f"rounds at {[each - due_s for each in rounds]}"
     finally:
         hub.close()
+        ours.close()
+        theirs.close()
 
 
 @pytest.mark.parametrize(

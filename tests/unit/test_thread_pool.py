@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -95,6 +97,23 @@ def test_a_call_does_not_wait_for_one_that_waits(limit: int) -> None:
         threads.shutdown()
 
 
+def test_calls_that_wait_for_less_than_a_look_do_not_wait_for_one_another_for_long(threads: Threads) -> None:
+    one_by_one(threads)
+    order: list[str] = []
+    over = threading.Semaphore(0)
+
+    def wait_a_little() -> None:
+        order.append("begun")
+        time.sleep(0.9 * LOOK_S)
+        order.append("ended")
+        over.release()
+
+    for _ in range(16):
+        threads.submit(wait_a_little)
+    assert all(over.acquire(timeout=ENOUGH_S) for _ in range(16))
+    assert "begun begun" in " ".join(order[:16]), "before eight were over, some ran side by side"
+
+
 def test_without_the_watch_it_would(monkeypatch: pytest.MonkeyPatch, threads: Threads) -> None:
     monkeypatch.setattr(subject, "LOOK_S", 1.0)
     one_by_one(threads)
@@ -180,6 +199,20 @@ def test_the_end_drops_what_is_in_line_and_waits_for_what_runs() -> None:
         threads.submit(ran.append, "too late")
 
 
+def test_a_thread_that_a_call_starts_is_awaited_at_the_end_of_the_process() -> None:
+    script = (
+        "import threading, time\n"
+        "from resilience.workers.threads import Threads\n"
+        "def late(): time.sleep(0.2); print('the late one ran')\n"
+        "threads, begun = Threads(2), threading.Event()\n"
+        "def task(): threading.Thread(target=late).start(); begun.set(); time.sleep(0.1); print('the task ran')\n"
+        "threads.submit(task)\n"
+        "begun.wait(20)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.split("\n")[:2] == ["the task ran", "the late one ran"], said.stderr
+
+
 def test_an_end_that_drops_nothing_runs_all_of_it() -> None:
     threads = Threads(3)
     ran: list[int] = []
@@ -201,7 +234,7 @@ def test_without_a_thread_it_says_so_and_with_one_it_goes_on(monkeypatch: pytest
     none = Threads(2)
     ran: list[str] = []
     refuses = True
-    with pytest.raises(RuntimeError, match="new thread"):
+    with pytest.raises(RuntimeError, match="no thread left"):
         none.submit(ran.append, "nobody")
     refuses = False
     one = Threads(2)
