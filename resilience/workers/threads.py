@@ -24,18 +24,10 @@ from celery.concurrency.base import apply_target
 from celery.exceptions import TaskRevokedError
 
 from resilience.delivery.held import Held
-from resilience.workers.pace import Pace
+from resilience.workers.pace import LOOK_S, Pace, Watch
 
-LOOK_S = 0.002
-"""A call waits hardly longer behind one that waits while a thread is free, and some times that behind short waits."""
-
-_FEW = 2
-"""A line that moved by fewer calls between two looks stands still."""
 _AT_A_TIME = 16
 """Calls between two looks at the clock of the processor."""
-_QUIET_LOOKS = 5
-"""A line that stays empty for so many looks is not watched any more."""
-
 _AT_EXIT = getattr(threading, "_register_atexit", None)
 """What has `concurrent.futures` end its threads before Python waits for all of them: there is no public way."""
 
@@ -213,20 +205,17 @@ class Threads:
         return most
 
     def _sees_one_wait(self) -> bool:
-        """Watch until a call waits for another; False when nothing stood in line for a while, or at the end."""
-        ran, quiet = self._ran, 0
-        while quiet < _QUIET_LOOKS and not self._closed:
-            was_empty = not self._line
-            sleep(LOOK_S)
-            if not self._line:
-                quiet += 1
-            else:
-                quiet = 0
-                if not was_empty and self._ran - ran < _FEW:
-                    self._pace.one_waited(monotonic())
-                if not self._pace.one_by_one:
-                    return True
-            ran = self._ran
+        """Watch until calls run at once; False when nothing stood in line for a while, or at the end."""
+        watch, looked_s, seen = Watch(), monotonic(), self._ran
+        while not (watch.is_over or self._closed):
+            stood = bool(self._line)
+            sleep(watch.look_s)
+            late_s, looked_s = monotonic() - looked_s - watch.look_s, monotonic()
+            began, seen = self._ran - seen, self._ran
+            if watch.sees_one_wait(stands=stood and bool(self._line), began=began, late_s=late_s):
+                self._pace.one_waited(looked_s)
+            if self._line and not self._pace.one_by_one:
+                return True
         return False
 
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from resilience.workers.pace import FIRST_SPELL_S, JUDGED_CALLS, LONG_S, LONGEST_SPELL_S, SOON_S, WAIT_S, Pace
+from resilience.workers.pace import (
+    FIRST_SPELL_S,
+    JUDGED_CALLS,
+    LONG_S,
+    LONGEST_LOOK_S,
+    LONGEST_SPELL_S,
+    LOOK_S,
+    SOON_S,
+    WAIT_S,
+    Pace,
+    Watch,
+)  # fmt: skip
 
 NOW_S = 1_000.0
 
@@ -63,3 +74,46 @@ def test_what_runs_at_once_is_not_judged() -> None:
     run(pace, JUDGED_CALLS, took_s=1.0, busy_s=0.0)
     assert pace.at(NOW_S + 1.1 * FIRST_SPELL_S)
     assert run(pace, JUDGED_CALLS, took_s=0.5 * WAIT_S, busy_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "sees"),
+    [
+        ([(True, 0, 0.0)], True),
+        ([(True, 1, 0.0)], False),
+        ([(True, 1, 0.0), (True, 1, 0.0)], True),
+        ([(True, 0, 0.004)], False),
+        ([(True, 0, 0.004), (True, 0, 0.004)], True),
+        ([(True, 1, 0.0), (True, 9, 0.0), (True, 1, 0.0)], False),
+        ([(True, 1, 0.004)] * 9, False),
+        ([(False, 0, 0.0)] * 9, False),
+        ([(True, 2, 0.0)] * 9, False),
+    ],
+)
+def test_a_look_sees_a_call_wait_if_the_line_stands_though_somebody_could_run(
+    looks: list[tuple[bool, int, float]], sees: bool
+) -> None:
+    watch = Watch()
+    seen = [watch.sees_one_wait(stands=stands, began=began, late_s=late_s) for stands, began, late_s in looks]
+    assert seen[-1] is sees
+    assert not any(seen[:-1])
+
+
+def test_looks_are_rare_while_calls_are_short_and_often_again_at_the_first_doubt() -> None:
+    watch = Watch()
+    for _ in range(9):
+        watch.sees_one_wait(stands=True, began=20, late_s=0.0)
+    assert watch.look_s == LONGEST_LOOK_S
+    watch.sees_one_wait(stands=True, began=1, late_s=0.0)
+    assert watch.look_s == LOOK_S
+
+
+def test_a_watch_is_over_when_nothing_has_stood_in_line_for_a_while() -> None:
+    watch = Watch()
+    for _ in range(4):
+        watch.sees_one_wait(stands=False, began=9, late_s=0.0)
+    watch.sees_one_wait(stands=True, began=9, late_s=0.0)
+    assert not watch.is_over
+    for _ in range(5):
+        watch.sees_one_wait(stands=False, began=9, late_s=0.0)
+    assert watch.is_over
