@@ -64,7 +64,7 @@ class Turns(Owning):
         self._poller = poller
         poller.attach(self, self._wake)
         try:
-            self._turn(poller)
+            self._turn()
         finally:
             self._woken = False
         if self._missed:
@@ -77,14 +77,14 @@ class Turns(Owning):
         self._woken = True
         self._wake()
 
-    def _turn(self, poller: OwnedPoller) -> None:
+    def _turn(self) -> None:
         self._drop_overdue()
         self._obey()
         if self._main.busy or time.monotonic() < self._rests_until:
             self.say_started()
             return
         try:
-            self._take_turn(poller)
+            self._take_turn()
         except redis.ResponseError as error:
             self._refused(error)
 
@@ -96,21 +96,21 @@ class Turns(Owning):
         if self.held.lapsed:
             raise redis.ConnectionError("the lease of this worker lapsed: it drops what it has not begun")
 
-    def _take_turn(self, poller: OwnedPoller) -> None:
+    def _take_turn(self) -> None:
         if time.monotonic() - self._looked_at > LOOK_S:
             self._moved = True
             self._marker.tend()
         room = self._room()
         if self._idle and not self.held.waits_to_be_told and not self._moved:
             if room:
-                self._waits.begin(self.held.sources, poller)
+                self._waits.begin(self.held.sources, self._poller)
             return
         if time.monotonic() < self._lingers_until and self._may_linger(room):
             self._lingers = True
             self.say_started()
         elif room or self._moved or self.held.waits_to_be_told:
             self._send(room)
-            poller.attach(self, self._main)
+            self._poller.attach(self, self._main)
 
     def _room(self) -> int:
         held = self.held
