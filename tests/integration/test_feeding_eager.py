@@ -18,7 +18,7 @@ from resilience import CircuitOpenError, Resilience
 from resilience.testing import until
 
 TIMEOUT_S = 0.25
-BOUND_S = TIMEOUT_S + 0.25  # room for a busy machine
+BOUND_S = TIMEOUT_S + 1.0  # room for a busy machine; two waits in each of 21 runs would take ten seconds
 
 
 @pytest.fixture
@@ -133,5 +133,5 @@ def test_unit_tests_of_a_project_run_eagerly_without_a_redis_and_wait_for_it_onc
     assert ran.returncode == 0, ran.stderr
     took_s, events = json.loads(ran.stdout)
     assert max(took_s) < BOUND_S
-    assert sum(took_s) < BOUND_S + 0.25
+    assert sum(took_s) < BOUND_S + 1.0
     assert events == ["store-away"]

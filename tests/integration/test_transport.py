@@ -40,22 +40,25 @@ def claimed(broker: redis.Redis) -> int:
     return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())
 
 
+LONG = 4
+
+
 def let_pass(seconds: float) -> None:
     """The story needs the time itself: a task that is long, a lease that is over."""
     since = time.monotonic()
     until(lambda: time.monotonic() - since > seconds, what="time passes")
 
 
-def three_short_and_a_long(url: str) -> Celery:
-    """A window of a solo worker that takes four at a time; others may follow."""
+def short_ones_and_a_long(url: str) -> Celery:
+    """A solo worker takes one, and then, as it was short, four at once: with the long one its window is at its end."""
     app = stock_app(url)
-    send(app, 0, 3)
-    send(app, 3, 1, task="tasks.hold")
+    send(app, 0, LONG)
+    send(app, LONG, 1, task="tasks.hold")
     return app
 
 
 def inside_the_long_one(workers: StartWorkers, book: redis.Redis, **options: Any) -> WorkerProcess:
-    """A solo worker in the last task of its first window."""
+    """A solo worker in the last task of a window."""
     (worker,) = workers({"name": "solo"}, pool="solo", concurrency=2, **options)
     until(lambda: book.llen("began") == 1, what="the last of the window runs")
     return worker
@@ -79,60 +82,60 @@ def test_what_a_solo_worker_took_runs_elsewhere_while_it_is_inside_a_long_task(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
     """Also what it asked for ahead of the last task of its window, the answer to which it cannot read meanwhile."""
-    app = three_short_and_a_long(shop_redis)
-    send(app, 4, 6)
+    app = short_ones_and_a_long(shop_redis)
+    send(app, LONG + 1, 6)
     inside_the_long_one(workers, book)
     until(lambda: claimed(broker) == 4, what="it holds three more than it can begin")
     workers({"name": "other"})
-    until(lambda: ran(book) == Counter({*range(3), *range(4, 10)}), what="all others ran elsewhere")
+    until(lambda: ran(book) == Counter({*range(LONG), *range(LONG + 1, 11)}), what="all others ran elsewhere")
     book.set("go", "1")
-    until(lambda: ran(book) == Counter(range(10)) and claimed(broker) == 0, what="the long one ends, and is told")
-    send(app, 10, 40)
-    until(lambda: ran(book) == Counter(range(50)), what="both go on, and nothing ran twice")
+    until(lambda: ran(book) == Counter(range(11)) and claimed(broker) == 0, what="the long one ends, and is told")
+    send(app, 11, 40)
+    until(lambda: ran(book) == Counter(range(51)), what="both go on, and nothing ran twice")
 
 
 def test_what_ended_is_told_before_the_first_task_of_an_answer_that_was_asked_for_ahead(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
-    app = three_short_and_a_long(shop_redis)
+    app = short_ones_and_a_long(shop_redis)
     app.send_task("tasks.massacre", ignore_result=True)
     inside_the_long_one(workers, book)
     let_pass(0.2)
     book.set("go", "1")
     until(lambda: book.llen("killed") == 1, what="the next one killed the worker")
-    assert ran(book) == Counter(range(4))
+    assert ran(book) == Counter(range(LONG + 1))
     assert claimed(broker) == 1, "only the one that did it"
 
 
 def test_after_a_long_task_a_solo_worker_reads_what_it_asked_for_ahead(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
-    app = three_short_and_a_long(shop_redis)
+    app = short_ones_and_a_long(shop_redis)
     inside_the_long_one(workers, book)
     let_pass(OVERDUE_S + 0.5)
     book.set("go", "1")
     until(lambda: claimed(broker) == 0, within_s=3.0, what="its end is told")
-    send(app, 4, 2)
-    until(lambda: ran(book) == Counter(range(6)), within_s=3.0, what="it goes on")
+    send(app, LONG + 1, 2)
+    until(lambda: ran(book) == Counter(range(7)), within_s=3.0, what="it goes on")
 
 
 def test_what_was_asked_for_ahead_and_taken_over_meanwhile_is_dropped(
     shop_redis: str, broker: redis.Redis, book: redis.Redis, workers: StartWorkers
 ) -> None:
-    app = three_short_and_a_long(shop_redis)
-    send(app, 4, 4)
+    app = short_ones_and_a_long(shop_redis)
+    send(app, LONG + 1, 4)
     silent = {"RESILIENCE_SILENT_S": "2"}
     frozen = inside_the_long_one(workers, book, env=silent)
     frozen.kill(signal.SIGSTOP)
     workers({"name": "other"}, env=silent)
-    until(lambda: book.llen("began") == 2 and book.llen("ran") == 7, what="others took over all that it held")
+    until(lambda: book.llen("began") == 2 and book.llen("ran") == 8, what="others took over all that it held")
     frozen.kill(signal.SIGCONT)
     until(lambda: "took this worker for dead" in frozen.log(), what="it knows")
     let_pass(2)  # it beats again, and its lease is valid
     book.set("go", "1")
-    send(app, 8, 20)
-    until(lambda: claimed(broker) == 0 and set(range(28)) <= set(ran(book)) and ran(book)[3] == 2, what="both go on")
-    assert ran(book) == Counter([*range(28), 3]), "what it had not begun did not run twice"
+    send(app, 9, 20)
+    until(lambda: claimed(broker) == 0 and set(range(29)) <= set(ran(book)) and ran(book)[LONG] == 2, what="both go on")
+    assert ran(book) == Counter([*range(29), LONG]), "what it had not begun did not run twice"
 
 
 @pytest.mark.timeout(180)
