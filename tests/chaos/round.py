@@ -35,6 +35,7 @@ _STAYS = (
     _QUARANTINE,  # judged by itself
     re.compile(rb"_kombu\.binding.*"),  # which queues there are: kombu's own, for ever
     re.compile(rb".*:workers:(seen|grace)"),  # when anybody beat last
+    re.compile(rb".*:delayed:keeper"),  # who keeps the time for the others, for a second and a half
     re.compile(rb".*:delayed:front:.*"),  # a copy of what was released last, for an hour
 )
 _LINE = re.compile(r"^(?=\[\d{4}-\d\d-\d\d )", re.M)
