@@ -21,6 +21,7 @@ from time import monotonic, sleep, thread_time
 from typing import Any
 
 from celery.concurrency.base import apply_target
+from celery.concurrency.thread import TaskPool
 from celery.exceptions import TaskRevokedError
 
 from resilience.delivery.held import Held
@@ -37,8 +38,8 @@ logger = logging.getLogger("celeriac")
 def run_one_by_one(pool: Any, held: Held) -> None:
     """Have a pool of threads run short calls one by one, and `held` know whether it does. Any other stays as it is."""
     executor = getattr(pool, "executor", None)
-    if type(executor) is not ThreadPoolExecutor:
-        return
+    if type(executor) is not ThreadPoolExecutor or type(pool).on_apply is not TaskPool.on_apply:
+        return  # also a pool of the user's, which does something of its own with each task
     threads = pool.executor = Threads(pool.limit)
     held.one_by_one = threads.one_by_one
 

@@ -63,10 +63,17 @@ def test_celerys_pool_has_it_run_every_call_once_in_as_many_threads_as_before() 
     assert isinstance(held.one_by_one(), bool)
 
 
-def test_what_is_no_pool_of_threads_stays_as_it_is() -> None:
-    held = Held("test", "worker")
-    run_one_by_one(object(), held)
+def test_what_is_no_pool_of_threads_or_is_somebodys_own_stays_as_it_is() -> None:
+    class Own(TaskPool):
+        def on_apply(self, *args: Any, **options: Any) -> Any:
+            return super().on_apply(*args, **options)
+
+    held, own = Held("test", "worker"), Own(2)
+    for pool in (object(), own):
+        run_one_by_one(pool, held)
     assert not held.one_by_one()
+    assert own.on_apply(print, (), callback=print).f.result(timeout=ENOUGH_S) is None
+    own.on_stop()
 
 
 def test_short_calls_run_one_by_one_in_their_order(threads: Threads) -> None:
