@@ -144,6 +144,7 @@ def test_a_worker_that_was_being_stopped_has_failed_nothing(
     book.set(f"{NAMESPACE}:go", "1")
     until(lambda: breakers.snapshot("held").get("calls") == 1, what="its second run")
     assert breakers.snapshot("held")["failures"] == 0
+    until(lambda: len(attempts_at(book, "held")) > 1, what="it is told")
     assert [attempt[2] for attempt in attempts_at(book, "held")] == ["nothing", "success"]
     assert "died: 1 messages back" in judge.log()
 
