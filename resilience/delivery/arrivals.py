@@ -27,10 +27,7 @@ class Arrivals(Turns):
         except redis.ResponseError as error:
             self._refused(error)
             taken = []
-        if not taken:
-            self._plan_to_linger()
-            raise Empty
-        if self.held.blocks:
+        if taken and self.held.blocks:
             self._stop_waiting()  # nothing must arrive while the loop stands still
             unwanted = self._run(taken)
         else:
@@ -38,6 +35,8 @@ class Arrivals(Turns):
         for tag in reversed(unwanted):
             self.held.give_back(tag, redelivered)
         self._plan_to_linger()
+        if not taken:
+            raise Empty
         return True
 
     def _run(self, taken: list[Taken]) -> list[str]:

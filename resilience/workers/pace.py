@@ -17,7 +17,6 @@ FIRST_SPELL_S, LONGEST_SPELL_S = 0.05, 60.0
 SOON_S = 0.1
 """It failed soon if it lasted no longer."""
 
-
 LOOK_S = 0.002
 """A call waits hardly longer behind one that waits while a thread is free, and some times that behind short waits."""
 

@@ -158,19 +158,16 @@ class Threads:
                     self._watched = False
                 else:
                     self._awake -= 1
-                if not self._line:
-                    if self._closed:
-                        return
-                    self._asleep.append(bed)
-                elif not self._awake or self._closed or not self._pace.one_by_one:
+                if self._line and (not self._awake or self._closed or not self._pace.one_by_one):
                     bed.watches = False
                     self._awake += 1
                     continue
-                elif not self._watched:
+                if self._line and not self._watched:
                     bed.watches = self._watched = True
                     continue
-                else:
-                    self._asleep.append(bed)
+                if self._closed:
+                    return
+                self._asleep.append(bed)
             bed.sleep()
 
     def _work(self) -> None:

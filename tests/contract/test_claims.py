@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-from celery import Celery
-
 from resilience.delivery.broker import Broker
 from resilience.delivery.claims import Claims
 from resilience.delivery.held import Held
 from resilience.delivery.waits import WAITED
 
 CLAIMED = 300
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    app = Celery("claims", broker=redis_url, set_as_current=False)
-    broker = Broker(app)
-    yield broker
-    broker.close()
-    app.close()
 
 
 def test_hundreds_of_claims_and_what_moved_while_it_waited_go_back_in_one_step(broker: Broker) -> None:

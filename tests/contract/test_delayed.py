@@ -31,13 +31,6 @@ def app(redis_url: str) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def broker(app: Celery) -> Iterator[Broker]:
-    broker = Broker(app)
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
 def delayed(broker: Broker) -> Delayed:
     return Delayed(broker, "celeriac", "me")
 

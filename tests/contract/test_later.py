@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from celery import Celery
 from celery.worker import state as worker_state
 
 from resilience.delivery.broker import Broker
@@ -43,14 +41,6 @@ class Bell:
 
     def __call__(self, at: float) -> None:
         self.rung.append(at)
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    with Celery("later", broker=redis_url, set_as_current=False) as app:
-        broker = Broker(app)
-        yield broker
-        broker.close()
 
 
 @pytest.fixture

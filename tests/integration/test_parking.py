@@ -33,9 +33,8 @@ def app(redis_url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def broker(app: Celery) -> Iterator[Broker]:
-    broker = Broker(app)
-    yield broker
-    broker.close()
+    with closing(Broker(app)) as broker:
+        yield broker
 
 
 @pytest.fixture
