@@ -15,6 +15,7 @@ from celery import Celery
 
 from resilience import BreakerPolicy, Breakers
 from resilience.testing import WorkerProcess, until
+from tests.claims import claimed
 
 FOLDER = Path(__file__).parent.parent / "foreign" / "feeding"
 NAMESPACE = "fleet"
@@ -81,10 +82,6 @@ def last_beat(broker: redis.Redis, worker: WorkerProcess) -> str:
     for key in broker.scan_iter(f"{NAMESPACE}:v1:worker:*:{worker.pid}:*"):
         return broker.hget(key, "running") or ""
     return ""
-
-
-def claimed(broker: redis.Redis) -> list[str]:
-    return [tag for key in broker.keys("*:claims:*") for tag in broker.hkeys(key) if tag.isdigit()]
 
 
 def hold_and_kill(

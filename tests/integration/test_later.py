@@ -25,6 +25,7 @@ from resilience.delivery.broker import Broker
 from resilience.delivery.delayed import Delayed
 from resilience.local.redis_server import RedisServer
 from resilience.testing import WorkerProcess, until
+from tests.claims import claimed
 
 AGENDA = Path(__file__).parent.parent / "foreign" / "agenda"
 LATE_S = 5.0
@@ -71,21 +72,12 @@ def send_later(app: Celery, count: int, in_s: float, first: int = 0) -> list[str
     return [app.send_task("tasks.note", (number, due_s), eta=eta, ignore_result=True).id for number in numbers]
 
 
-def held(broker: redis.Redis) -> list[str]:
-    """Tags of all messages that some worker holds."""
-    return [tag for claims in broker.keys("celeriac:v1:claims:*") for tag in broker.hkeys(claims) if tag.isdigit()]
-
-
 def ran(book: redis.Redis) -> Counter[Any]:
     return Counter(json.loads(row)[0] for row in book.lrange("ran", 0, -1))
 
 
 def worst_s(book: redis.Redis) -> float:
     return max(json.loads(row)[1] for row in book.lrange("ran", 0, -1))
-
-
-def claimed(broker: redis.Redis) -> int:
-    return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())
 
 
 def test_a_thousand_that_are_due_later_leave_the_window_free(
@@ -118,7 +110,7 @@ def test_a_death_of_every_worker_loses_none_and_makes_none_late(
     until(lambda: delayed.count() == 40 or sum(ran(book).values()), what="they were handed over")
     fleet[0].kill()
     until(lambda: ran(book) == Counter(range(20)), what="one worker's death stops nothing")
-    until(lambda: not held(broker), what="what ended is acknowledged: else it would run again")
+    until(lambda: not claimed(broker), what="what ended is acknowledged: else it would run again")
     fleet[1].kill()
     assert delayed.count() == 20
     start("c", pool="solo", concurrency=1).wait_ready()

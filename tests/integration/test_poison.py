@@ -13,6 +13,7 @@ from celery import Celery
 from resilience import Resilience
 from resilience.delivery.deaths import DEATHS
 from resilience.testing import WorkerProcess, until
+from tests.claims import claimed
 from tests.integration.conftest import StartWorkers
 
 TWO_DEATHS = {"RESILIENCE_POISON_DEATHS": "2"}
@@ -56,7 +57,7 @@ def test_one_that_kills_every_worker_ends_in_quarantine_and_a_hundred_good_ones_
     with pytest.raises(WorkerLostError, match="3 workers died"):
         bad.get(timeout=20)
     until(lambda: revive(fleet) and set(book.lrange("ran", 0, -1)) == {str(n) for n in range(100)}, within_s=60)
-    until(lambda: not any(f.isdigit() for key in broker.keys("*:claims:*") for f in broker.hkeys(key)))
+    until(lambda: not claimed(broker))
     assert len(quarantine.list()) == 1, "none of its neighbours"
 
 

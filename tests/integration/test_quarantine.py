@@ -15,6 +15,7 @@ from resilience import Resilience
 from resilience.quarantine.desk import Quarantine
 from resilience.quarantine.record import Record
 from resilience.testing import WorkerProcess, until
+from tests.claims import claimed
 from tests.integration.conftest import StartWorkers
 
 HOSPITAL = Path(__file__).parent.parent / "foreign" / "hospital"
@@ -306,7 +307,3 @@ def test_a_replayed_message_runs_under_its_id_and_one_that_fails_again_comes_bac
     until(lambda: quarantine.count()["messages"] == 2, what="the unknown one is there too")
     early.stop()
     assert lost.state == "FAILURE"
-
-
-def claimed(broker: redis.Redis) -> int:
-    return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())

@@ -14,6 +14,7 @@ from celery import Celery
 
 from resilience.delivery.turns import OVERDUE_S
 from resilience.testing import WorkerProcess, until
+from tests.claims import claimed
 from tests.integration.conftest import StartWorkers
 
 
@@ -34,10 +35,6 @@ def send(app: Celery, first: int, count: int, task: str = "tasks.note", **option
 
 def ran(book: redis.Redis) -> Counter[int]:
     return Counter(int(number) for number in book.lrange("ran", 0, -1))
-
-
-def claimed(broker: redis.Redis) -> int:
-    return sum(1 for key in broker.keys("*:claims:*") for field in broker.hkeys(key) if field.isdigit())
 
 
 LONG = 4
