@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ table = Table()
 behaves = table.behaves
 PARALLEL = ("prefork", "threads")
 SLOTS = 2  # of these pools; each worker's prefetch window is twice its slots
+RECEIVING = threading.Lock()  # kombu's channels have one table of fanout queues per process, and walk it as they close
 
 
 def fill(side: Side, key: str, more: int = 0) -> list[Any]:
@@ -156,7 +158,7 @@ def queue_length_and_purge(side: Side) -> Any:
 def events_arrive(side: Side) -> Any:
     seen: list[str] = []
     side.tell("enable_events")
-    with side.app.connection_for_read() as base:
+    with RECEIVING, side.app.connection_for_read() as base:
         receiver = side.app.events.Receiver(base, handlers={"*": lambda event: seen.append(event["type"])})
         with receiver.consumer_context() as (connection, _, _):
             with suppress(TimeoutError):

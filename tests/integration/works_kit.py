@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exc
 from typing import Any
 
 import redis
@@ -168,10 +169,8 @@ class Table:
             if side.pool in row.pools:
                 try:
                     found[name] = row.script(side)
-                except Exception as error:  # noqa: BLE001  the error is the outcome, and the test shows it
-                    found[name] = (
-                        f"failed: {error!r}"  # not the error: its frames keep results, which know their server
-                    )
+                except Exception:  # noqa: BLE001  the error is the outcome, and the test shows it
+                    found[name] = f"failed: {format_exc()}"  # as text: its frames keep results, which know their server
         return found
 
 

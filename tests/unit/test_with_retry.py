@@ -257,7 +257,7 @@ def test_an_attempt_that_began_in_time_is_cut_at_the_deadline(kind: str) -> None
     hanging = with_retry(functools.partial(time.sleep, 1) if kind == "plain" else hang, deadline_s=0.2)
 
     def run() -> None:
-        with pytest.raises(TimeoutError, match=r"did not return within 0\.2 s"):
+        with pytest.raises(TimeoutError, match=r"did not return within 0\.(2|1\d+) s"):  # what is left of 0.2
             hanging() if kind == "plain" else asyncio.run(hanging())
 
     assert timed(run) < 0.6

@@ -168,6 +168,7 @@ def kills_its_child(key):
 @app.task(acks_late=False)
 def kills_its_child_acked(key):
     book.incr(f"runs:{key}")
+    wait_for(key)
     os.kill(os.getpid(), 9)
 
 
