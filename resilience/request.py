@@ -14,6 +14,7 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request, logger
 
 from resilience.delivery import starts
+from resilience.delivery.deaths import FIRST
 from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, arrived
 from resilience.recovery.chords import part_ended
@@ -139,16 +140,17 @@ class ResilientRequest(Request):
     def _retry_worker_lost(self, exc: BaseException, exc_info: Any) -> bool:
         # Celery waits default_retry_delay (180 s) before it repeats a task whose child died. The death was the
         # child's, not the task's request to come back later: a second is enough. Its own bound on retries stays.
-        task = self.task
+        task, context = self.task, self._context
         if not _may_run_again(task):
             return False
-        usual, verdict = task.default_retry_delay, self._verdict
+        usual, verdict, headers = task.default_retry_delay, self._verdict, context.headers
         task.default_retry_delay = min(usual, LOST_RETRY_DELAY_S)
+        context.headers = {**(headers or {}), FIRST: context.retries + 1}
         self._verdict = None
         try:
             repeated = bool(super()._retry_worker_lost(exc, exc_info))
         finally:
-            task.default_retry_delay = usual
+            task.default_retry_delay, context.headers = usual, headers
         if not repeated:
             self._verdict = verdict
         return repeated

@@ -32,6 +32,7 @@ from resilience.workers.children import look_after_children
 from resilience.workers.commands import know_delayed
 from resilience.workers.conduct import Conduct
 from resilience.workers.health import own_queue
+from resilience.workers.interrupted import let_interrupted_go_first
 from resilience.workers.later import Later
 from resilience.workers.pulse import Pulse, TellLost
 from resilience.workers.registry import Registry
@@ -215,6 +216,7 @@ class WorkerLife:
             self._core.app.amqp.queues.select_add(plain_queue(queue))
 
     def _consumer_made(self, consumer: Any) -> None:
+        let_interrupted_go_first(consumer.controller)
         if self._held is not None:
             watch(consumer.pool, self._held)
             if self._core.settings.one_by_one_enabled:

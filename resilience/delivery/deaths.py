@@ -1,4 +1,7 @@
-"""Deaths of workers as a message carries them: who may have killed its worker runs alone once, then is set aside."""
+"""Deaths of workers as a message carries them: who may have killed its worker runs alone once, then is set aside.
+
+Until then it goes first: it had begun before all that waits.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,14 @@ from typing import Any
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
+from resilience.delivery.envelope import mark_redelivered, rewritten
+
 DEATHS = "celeriac-deaths"
 """Header: how many workers died while this task was running in them."""
+
+FIRST = "celeriac-first"
+"""Header: the attempt (Celery's `retries`) that begins before what a worker took and has not begun: its former run was
+cut short by a death."""
 
 ALONE = "alone"
 """Where a message goes that must run while nothing else does, in the words of turn.lua."""
@@ -38,10 +47,32 @@ def blamed(raw: bytes) -> tuple[bytes, int, str, str]:
         payload = loads(bytes_to_str(raw))
         headers = payload["headers"]
         deaths = count_of(headers) + 1
-        headers[DEATHS] = deaths
+        headers[DEATHS], headers[FIRST] = deaths, _attempt(headers)
         return str(dumps(payload)).encode(), deaths, str(headers.get("task")), str(headers.get("id"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return raw, 0, "", ""
+
+
+def goes_first(headers: Any) -> bool:
+    """Whether a message with these headers is to begin before what else waits in its worker."""
+    first = headers.get(FIRST) if headers else None
+    return first is not None and first == _attempt(headers)
+
+
+def requeued(raw: bytes) -> bytes:
+    """The message as its consumer has it run again."""
+    return rewritten(raw, mark_requeued)
+
+
+def mark_requeued(payload: Any) -> None:
+    """Somebody wants it to run again later: like any other. Raises what a payload raises that is no message's."""
+    mark_redelivered(payload)
+    payload["headers"].pop(FIRST, None)
+
+
+def _attempt(headers: Any) -> int:
+    retries = headers.get("retries")
+    return retries if isinstance(retries, int) else 0
 
 
 def count_of(headers: Any) -> int:

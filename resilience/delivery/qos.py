@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.transport import virtual
 
-from resilience.delivery.envelope import redelivered
+from resilience.delivery.deaths import requeued
 
 
 class OwnedQoS(virtual.QoS):
@@ -29,7 +29,7 @@ class OwnedQoS(virtual.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if requeue:
-            self.channel.held.give_back(delivery_tag, redelivered)
+            self.channel.held.give_back(delivery_tag, requeued)
         else:
             self.channel.held.ack(delivery_tag)
         self.forget(delivery_tag)

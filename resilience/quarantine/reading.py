@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from resilience.delivery.deaths import DEATHS, count_of
+from resilience.delivery.deaths import DEATHS, FIRST, count_of
 from resilience.recovery.deadline import DEADLINE_HEADER
 from resilience.recovery.failover import HEADER, journey_of
 from signals.redact import redact_value
@@ -20,7 +20,7 @@ from signals.redact import redact_value
 REPLAYS_HEADER = "celeriac-replays"
 """How often a message was replayed; it travels with the message, so that a cap holds."""
 
-FORGOTTEN = ("redelivered", DEADLINE_HEADER, DEATHS)
+FORGOTTEN = ("redelivered", DEADLINE_HEADER, DEATHS, FIRST)
 """Headers that a replayed message does not have: it begins anew."""
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)

@@ -25,6 +25,7 @@ from celery.concurrency.thread import TaskPool
 from celery.exceptions import TaskRevokedError
 
 from resilience.delivery.held import Held
+from resilience.workers.interrupted import stand_in_line, was_interrupted
 from resilience.workers.pace import LOOK_S, Pace, Watch
 
 _AT_A_TIME = 16
@@ -51,7 +52,8 @@ def run_one_by_one(pool: Any, held: Held) -> None:
         accept_callback: Callable[..., Any] | None = None,
         **_: Any,
     ) -> None:
-        threads.submit(apply_target, target, args, kwargs, callback, accept_callback)
+        first = was_interrupted(getattr(accept_callback, "__self__", None))
+        threads.submit(apply_target, target, args, kwargs, callback, accept_callback, first=first)
 
     pool.on_apply = on_apply
 
@@ -81,10 +83,17 @@ class Threads:
         """Whether it runs calls so now."""
         return self._pace.one_by_one
 
-    def submit(self, call: Callable[..., object], *args: Any) -> None:
-        """Have a thread call `call(*args)`, first come, first served. Raises RuntimeError after `shutdown`."""
-        one = _Call(call, args)
-        self._line.append(one)  # before the rest: who stops being awake, or watching, looks here after that
+    def submit(self, call: Callable[..., object], *args: Any, first: bool = False) -> None:
+        """Have a thread call `call(*args)`, first come, first served, those with `first` before the others.
+
+        Raises RuntimeError after `shutdown`.
+        """
+        one = _Call(call, args, first)
+        # Before the rest: who stops being awake, or watching, looks here after that.
+        if first:
+            stand_in_line(self._line, one, _goes_first)
+        else:
+            self._line.append(one)
         if self._closed:
             self._refuse(one, "this worker's pool of threads was shut down: it takes no more calls")
         elif not self._awake or not self._pace.at(monotonic()):
@@ -218,10 +227,14 @@ class Threads:
 
 
 class _Call:
-    __slots__ = ("args", "call")
+    __slots__ = ("args", "call", "first")
 
-    def __init__(self, call: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.call, self.args = call, args
+    def __init__(self, call: Callable[..., object], args: tuple[Any, ...], first: bool) -> None:
+        self.call, self.args, self.first = call, args, first
+
+
+def _goes_first(one: _Call) -> bool:
+    return one.first
 
 
 class _Bed:

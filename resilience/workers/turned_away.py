@@ -15,7 +15,8 @@ from typing import Any
 from celery.exceptions import Ignore, Reject
 
 from resilience.delivery.broker import BROKER_ERRORS
-from resilience.delivery.envelope import is_owned, mark_redelivered, rewritten
+from resilience.delivery.deaths import mark_requeued
+from resilience.delivery.envelope import is_owned, rewritten
 from resilience.delivery.starts import held_of
 from signals.redact import describe
 
@@ -73,6 +74,6 @@ def put_back(message: Any) -> bool:
 
 
 def _note(payload: Any) -> None:
-    mark_redelivered(payload)
+    mark_requeued(payload)
     times, since = told(payload["headers"])
     payload["headers"][HEADER] = [times + 1, since]

@@ -1,0 +1,66 @@
+"""What was cut short by a death begins before what the worker that takes it over has taken and not begun."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from resilience.local.redis_server import RedisServer
+from tests.claims import claimed, windows
+from tests.integration.works_kit import Side
+
+NOTES = ["[0]", "[1]", "[2]"]
+WIDE = {"worker_prefetch_multiplier": 10}
+
+
+@pytest.fixture
+def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
+    with RedisServer() as server, closing(Side(server.port, 0, False, request.param, tmp_path)) as made:
+        yield made
+
+
+def fill(side: Side, queue: str) -> None:
+    """A task that runs until `go("other")`, and notes behind it."""
+    side.send("hold", "other", queue=queue)
+    for number in range(len(NOTES)):
+        side.send("note", "order", number, queue=queue)
+
+
+def end(side: Side) -> list[str]:
+    side.go("order")
+    side.go("other")
+    side.until(lambda: not claimed(side.broker), "all ended")
+    return side.ran("order")
+
+
+@pytest.mark.parametrize("side", ["prefork", "threads"], indirect=True)
+def test_what_ran_in_a_killed_worker_goes_before_a_window_and_what_only_waited_behind_it(side: Side) -> None:
+    victim = side.worker("victim", queues="celery", concurrency=1, conf=WIDE)
+    victim.wait_ready(40)
+    side.send("hold", "order")
+    side.send("note", "order", "waited")
+    side.until(lambda: side.began("order") and not side.queued(), "the victim holds both")
+    side.worker("other", queues="celery,second", concurrency=1, conf=WIDE).wait_ready(40)
+    fill(side, "second")
+    side.until(lambda: side.began("other") and not side.queued("second"), "the other's window is taken")
+    victim.kill()
+    side.until(lambda: windows(side.broker) == [len(NOTES) + 3], "the other holds all of them")
+    assert end(side) == ["0", *NOTES, '["waited"]']
+
+
+@pytest.mark.parametrize("side", ["prefork"], indirect=True)
+def test_what_ran_in_a_killed_child_goes_before_its_workers_window(side: Side) -> None:
+    side.worker(concurrency=1, conf=WIDE).wait_ready(40)
+    cut_short = side.send("hold", "order")
+    fill(side, "celery")
+    pid = side.until(lambda: side.book.lindex("pids:order", 0), "it runs")
+    side.until(lambda: not side.queued(), "the others wait behind it")
+    os.kill(int(pid), signal.SIGKILL)
+    side.until(lambda: side.began("other"), "the next one runs")
+    side.until(lambda: cut_short.id in [waiting["id"] for waiting in side.ask("reserved")], "the first one waits again")
+    assert end(side) == ["0", *NOTES]
