@@ -13,7 +13,8 @@ from resilience.breaker.permit import Permit
 from resilience.local.redis_server import RedisServer
 from resilience.testing import RecordingSink, until
 from signals.events import Result, StoreAway, StoreBack
-from tests.integration.breaker_kit import BOUND_S, SHORT, MakeBreakers, fail, refused, timed
+from tests.integration.breaker_kit import BOUND_S, SHORT, MakeBreakers, fail, refused
+from tests.timing import timed
 
 
 def admitted(breakers: Breakers) -> Permit | None:

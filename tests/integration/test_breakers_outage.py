@@ -19,7 +19,8 @@ from resilience.breaker.permit import Permit
 from resilience.local.redis_server import RedisServer
 from resilience.testing import RecordingSink, until
 from signals.events import StoreAway, StoreBack
-from tests.integration.breaker_kit import BOUND_S, LONG, SHORT, MakeBreakers, Turns, fail, refused, timed
+from tests.integration.breaker_kit import BOUND_S, LONG, SHORT, MakeBreakers, Turns, fail, refused
+from tests.timing import timed
 
 RAMPING = SHORT.model_copy(update={"ramp_s": 60.0, "success_threshold": 1})
 POLICIES = {"half_open": SHORT, "ramping": RAMPING}

@@ -21,14 +21,9 @@ from tenacity import wait_fixed
 
 from resilience import backoff, with_retry
 from resilience.testing import until
+from tests.timing import timed
 
 FAST = backoff.custom(lambda _: 0.001)
-
-
-def timed(function: Callable[[], object]) -> float:
-    began = time.monotonic()
-    function()
-    return time.monotonic() - began
 
 
 # -- the time limit of an attempt: plain functions ---------------------------------------------------------------

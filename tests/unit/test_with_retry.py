@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from tenacity import TryAgain, wait_fixed
 
 from resilience import PermanentError, TransientError, backoff, with_retry
+from tests.timing import timed
 
 FAST = backoff.custom(lambda _: 0.001)
 BOTH = pytest.mark.parametrize("kind", ["plain", "async"])
@@ -44,12 +45,6 @@ def call(kind: str, function: Callable[..., Any], *args: Any, **options: Any) ->
         return function(*given)
 
     return asyncio.run(with_retry(as_coroutine, **options)(*args))
-
-
-def timed(function: Callable[[], object]) -> float:
-    began = time.monotonic()
-    function()
-    return time.monotonic() - began
 
 
 def notes_of(error: BaseException) -> list[str]:
@@ -154,7 +149,7 @@ def test_an_exception_that_hurts_whoever_looks_at_it_is_raised_as_it_is(kind: st
 @BOTH
 def test_the_default_waits_a_tenth_of_a_second_then_two(kind: str) -> None:
     took_s = timed(lambda: call(kind, Flaky(TimeoutError(), TimeoutError()), backoff=backoff.exponential()))
-    assert 0.3 <= took_s < 0.3 * 1.25 + 0.3
+    assert 0.3 <= took_s < 0.3 * 1.25 + 1
     assert inspect.signature(with_retry).parameters["backoff"].default == backoff.exponential()
 
 
@@ -254,10 +249,10 @@ def test_an_attempt_that_began_in_time_is_cut_at_the_deadline(kind: str) -> None
     async def hang() -> None:
         await asyncio.sleep(5)
 
-    hanging = with_retry(functools.partial(time.sleep, 1) if kind == "plain" else hang, deadline_s=0.2)
+    hanging = with_retry(functools.partial(time.sleep, 3) if kind == "plain" else hang, deadline_s=0.2)
 
     def run() -> None:
         with pytest.raises(TimeoutError, match=r"did not return within 0\.(2|1\d+) s"):  # what is left of 0.2
             hanging() if kind == "plain" else asyncio.run(hanging())
 
-    assert timed(run) < 0.6
+    assert timed(run) < 2
