@@ -8,13 +8,16 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import signals as celery_signals
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state as worker_state
 from celery.worker.request import Request, logger
+from kombu.utils.encoding import safe_repr, safe_str
 
 from resilience.delivery import starts
-from resilience.delivery.deaths import FIRST
+from resilience.delivery.deaths import tried_again
+from resilience.delivery.results import tell_retry
 from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, arrived
 from resilience.recovery.chords import part_ended
@@ -140,20 +143,49 @@ class ResilientRequest(Request):
     def _retry_worker_lost(self, exc: BaseException, exc_info: Any) -> bool:
         # Celery waits default_retry_delay (180 s) before it repeats a task whose child died. The death was the
         # child's, not the task's request to come back later: a second is enough. Its own bound on retries stays.
-        task, context = self.task, self._context
-        if not _may_run_again(task):
+        task = self.task
+        if not _may_run_again(task) or self._went_back():
             return False
-        usual, verdict, headers = task.default_retry_delay, self._verdict, context.headers
+        usual, verdict = task.default_retry_delay, self._verdict
         task.default_retry_delay = min(usual, LOST_RETRY_DELAY_S)
-        context.headers = {**(headers or {}), FIRST: context.retries + 1}
         self._verdict = None
         try:
-            repeated = bool(super()._retry_worker_lost(exc, exc_info))
+            repeated = self._comes_again(exc, exc_info) or bool(super()._retry_worker_lost(exc, exc_info))
         finally:
-            task.default_retry_delay, context.headers = usual, headers
+            task.default_retry_delay = usual
         if not repeated:
             self._verdict = verdict
         return repeated
+
+    def _went_back(self) -> bool:
+        """Whether others have its message already: it runs again without a word from here."""
+        held = starts.held_of(self.message)
+        return held is not None and not self.acknowledged and self.message.delivery_tag not in held
+
+    def _comes_again(self, exc: BaseException, exc_info: Any) -> bool:
+        """Have its message itself wait and then go to the front of its queue, in one step; False if it cannot.
+
+        Celery sends another message instead, which stands behind all others.
+        """
+        task, context, delay_s = self.task, self._context, self.task.default_retry_delay
+        held = starts.held_of(self.message)
+        if held is None or self.acknowledged:
+            return False
+        tell_retry(task, context, exc, exc_info.traceback)
+        if not held.put_off(self.message, delay_s, tried_again):
+            return False
+        self.message.channel.qos.forget(self.message.delivery_tag)
+        self.acknowledged = True
+        self.send_event("task-retried", exception=safe_repr(exc), traceback=safe_str(exc_info.traceback))
+        reason = Retry(exc=exc, when=delay_s)
+        task.request_stack.push(context)
+        try:
+            task.on_retry(exc, self.id, self.args, self.kwargs, exc_info)
+            celery_signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
+        finally:
+            task.request_stack.pop()
+        logger.info("Task %s[%s] retry: %s", self.task_name, self.id, reason)
+        return True
 
     # -- into the quarantine -----------------------------------------------------------------------------------
 

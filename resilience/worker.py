@@ -117,6 +117,7 @@ class WorkerLife:
             self._rotation.on_change.append(pulse.beat_now)
             if self._held is not None:
                 core.hands_over = self._later.takes
+                self._held.put_off = self._later.puts_off
         logger.info("celeriac: on as %s", owner)
 
     def _own_what_it_holds(self, owner: str) -> None:

@@ -53,6 +53,17 @@ def blamed(raw: bytes) -> tuple[bytes, int, str, str]:
         return raw, 0, "", ""
 
 
+def tried_again(raw: bytes) -> bytes:
+    """The message for the next attempt of a task whose child died while it ran."""
+    return rewritten(raw, _count_attempt)
+
+
+def _count_attempt(payload: Any) -> None:
+    mark_redelivered(payload)
+    headers = payload["headers"]
+    headers["retries"] = headers[FIRST] = _attempt(headers) + 1
+
+
 def goes_first(headers: Any) -> bool:
     """Whether a message with these headers is to begin before what else waits in its worker."""
     first = headers.get(FIRST) if headers else None

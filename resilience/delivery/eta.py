@@ -45,16 +45,21 @@ def appointment(fields: Mapping[str, Any], now_s: float) -> Appointment | None:
 
     A task that expired already has none: Celery discards it on receipt.
     """
-    eta, task_id = fields.get("eta"), fields.get("id")
-    if not eta or not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_ID or not is_text(task_id):
-        return None
-    due_s = moment(eta)
+    due_s = moment(fields["eta"]) if fields.get("eta") else None
     if due_s is None or due_s - now_s < SOON_S:
         return None
     if fields.get("expires") is not None:
         expires_s = moment(fields["expires"])
         if expires_s is None or expires_s <= now_s:
             return None
+    return appointment_at(due_s, fields)
+
+
+def appointment_at(due_s: float, fields: Mapping[str, Any]) -> Appointment | None:
+    """The same for a given Unix time; None if the task has no id that Redis can keep."""
+    task_id = fields.get("id")
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_ID or not is_text(task_id):
+        return None
     return Appointment(task_id, due_s)
 
 

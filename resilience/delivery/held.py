@@ -14,6 +14,13 @@ from resilience.delivery.settling import Settling, drained
 
 _HERE = object()
 """In the place of a pool's handle: the task runs in this very process."""
+
+
+def as_it_is(_raw: bytes) -> bytes:
+    """In what goes back: the server has the text."""
+    return b""
+
+
 Unreadable = Callable[["Held", str, str, bytes, Exception], None]
 """Takes a tag, the list where it lay, bytes in which there is no message, and why; acknowledges the tag in the end."""
 
@@ -25,6 +32,7 @@ class Held(Settling):
     `stopping`: the worker was told to end and begins nothing any more. `declined`: the server is too old for it.
     `connection` names the one in use: what a former one asked for and comes late takes nothing.
     `one_by_one` asks the pool whether it runs tasks so, in threads of this process.
+    `put_off` has the task of one of its messages run again later (see `Later.puts_off`).
     `alone`: the tag of a task that runs while nothing else does, "" without one. `out`: this worker is out of rotation.
     """
 
@@ -49,6 +57,7 @@ class Held(Settling):
         self.out = False
         self.lease_until = math.inf
         self.say_started: Callable[[], None] = _nothing
+        self.put_off: Callable[[Any, float, Callable[[bytes], bytes]], bool] = _never
         self.connection = ""
         self._pid = os.getpid()
         self._messages: dict[str, bytes] = {}
@@ -173,13 +182,15 @@ class Held(Settling):
             self._begun.discard(tag)
             self._jobs.pop(tag, None)
 
-    def hand_over(self, tag: str, label: str) -> bool:
-        """It is due later, as `label` says (see `eta.py`); False if it is not held any more."""
+    def hand_over(self, tag: str, label: str, rewrite: Callable[[bytes], bytes] = as_it_is) -> bool:
+        """It is due later, as `label` says (see `eta.py`), as `rewrite` makes it; False if it is not held any more."""
         with self._lock:
-            if self._messages.pop(tag, None) is None:
+            raw = self._messages.pop(tag, None)
+            if raw is None:
                 return False
             self._begun.discard(tag)
-            self._returned.append((tag, b"", label))
+            self._jobs.pop(tag, None)
+            self._returned.append((tag, rewrite(raw), label))
         return True
 
     def hand_on(self, tag: str, text: bytes, key: str) -> bool:
@@ -279,6 +290,10 @@ def _nothing() -> None:
 
 
 def _no() -> bool:
+    return False
+
+
+def _never(_message: Any, _delay_s: float, _rewrite: Callable[[bytes], bytes]) -> bool:
     return False
 
 

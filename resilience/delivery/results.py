@@ -84,14 +84,16 @@ class QuietSentinelBackend(_Quiet, SentinelBackend):
     """sentinel://."""
 
 
-def tell_retry(task: Any, request: Any, error: BaseException | None) -> None:
+def tell_retry(task: Any, request: Any, error: BaseException | None, trace: Any = None) -> None:
     """Store that the attempt `request` will be retried because of `error`, where results are kept; call it before the
-    retry is sent. A store that is away is logged, and not asked again: it must not stop the retry.
+    retry is sent. `trace` is the error's traceback where that is not the current one. A store that is away is logged,
+    and not asked again: it must not stop the retry.
     """
     if get_actual_ignore_result(task, request) and not task.store_errors_even_if_ignored:
         return
     setattr(request, _TOLD, True)
-    trace = ExceptionInfo().traceback if sys.exc_info()[0] else None
+    if trace is None and sys.exc_info()[0]:
+        trace = ExceptionInfo().traceback
     try:
         task.backend.store_result(request.id, get_pickleable_exception(error) if error else None, RETRY, trace, request)
     except Exception as trouble:  # noqa: BLE001  whatever a result backend raises, the retry goes on

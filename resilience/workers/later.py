@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state as worker_state
 
 from resilience.delivery.delayed import Delayed
-from resilience.delivery.eta import appointment
+from resilience.delivery.eta import Appointment, appointment, appointment_at
+from resilience.delivery.held import as_it_is
 
 if TYPE_CHECKING:
     from resilience.delivery.broker import Broker
@@ -53,7 +54,20 @@ class Later:
         due = appointment(fields, now_s)
         if due is None or due.task_id in worker_state.revoked:
             return False
-        if not message.channel.held.hand_over(message.delivery_tag, due.label):
+        return self._hands_over(message, due, now_s)
+
+    def puts_off(self, message: Any, delay_s: float, rewrite: Callable[[bytes], bytes]) -> bool:
+        """Have a task that began run again in so many seconds, its message as `rewrite` makes it; False: it cannot wait
+        so, or is not held any more.
+        """
+        now_s = time.time() + self._ahead_s
+        due = appointment_at(now_s + delay_s, message.headers)
+        return due is not None and self._hands_over(message, due, now_s, rewrite)
+
+    def _hands_over(
+        self, message: Any, due: Appointment, now_s: float, rewrite: Callable[[bytes], bytes] = as_it_is
+    ) -> bool:
+        if not message.channel.held.hand_over(message.delivery_tag, due.label, rewrite):
             return False
         wait_s = due.due_s - now_s
         if wait_s < 2 * self._beat_s:

@@ -144,15 +144,21 @@ def test_what_comes_back_in_the_wrong_order_is_found() -> None:
 
 
 def test_what_comes_back_behind_younger_ones_is_found() -> None:
-    jobs = [job(number) for number in range(3)]
-    runs = run(0, A, 3.0), run(2, A, 4.0), run(1, A, 5.0)
-    assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1),))) == ["overtaken"]
+    jobs = [job(number) for number in range(4)]
+    runs = run(0, A, 2.5), run(1, A, 3.0), run(3, A, 4.0), run(2, A, 5.0)
+    assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1, 2),))) == ["overtaken"]
+
+
+def test_what_had_begun_or_was_on_its_way_to_a_slot_goes_before_younger_ones_without_the_rest() -> None:
+    jobs = [job(number) for number in range(4)]
+    runs = run(0, A, 2.5), run(3, A, 3.0), run(1, A, 4.0), run(2, A, 5.0)
+    assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1, 2),))) == []
 
 
 def test_what_a_worker_had_before_is_late_and_overtakes_nobody() -> None:
-    jobs = [job(number) for number in range(3)]
-    runs = run(0, A, 3.0), run(2, A, 4.0), run(1, A, 5.0)
-    assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1),), seen={2: {A: 1.0}})) == []
+    jobs = [job(number) for number in range(4)]
+    runs = run(0, A, 2.5), run(1, A, 3.0), run(3, A, 4.0), run(2, A, 5.0)
+    assert rules(record(jobs, *runs, blows=(kill(B, 1.5, 0, 1, 2),), seen={3: {A: 1.0}})) == []
 
 
 def test_what_a_live_worker_handed_back_is_judged_apart() -> None:

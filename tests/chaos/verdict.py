@@ -252,15 +252,17 @@ def inversions(numbers: Sequence[int], tolerance: int) -> dict[int, list[int]]:
 
 
 def overtaken(record: Record) -> list[Finding]:
-    """What a dead worker had held comes back to the front: who began with it takes nothing younger before its rest."""
+    """What a dead worker had held comes back to the front: who began with it takes nothing younger before its rest.
+
+    What had begun there does not count: it goes before all that its next worker had taken already.
+    """
     found = []
     deaths = [blow for blow in record.blows if blow.kind in ("main", "group")]
     for (main, source), firsts in _sequences(record).items():
         for blow in deaths:
+            waited = blow.held - _given_to_a_slot(record, blow)
             back = [
-                place
-                for place, first in enumerate(firsts)
-                if first.way == (blow.main,) and first.mark.number in blow.held
+                place for place, first in enumerate(firsts) if first.way == (blow.main,) and first.mark.number in waited
             ]
             for place in range(back[0], back[-1]) if back else ():
                 number = firsts[place].mark.number
@@ -277,6 +279,13 @@ def overtaken(record: Record) -> list[Finding]:
                         )
                     )
     return found
+
+
+def _given_to_a_slot(record: Record, blow: Blow) -> set[int]:
+    """What had begun, and of the rest the oldest, one for each slot: it may have been on its way there."""
+    begun = {mark.number for mark in record.marks if mark.main == blow.main and mark.event == "begin"}
+    rest = sorted(blow.held - begun, key=lambda number: record.seen.get(number, {}).get(blow.main, blow.began))
+    return begun.union(rest[: record.slots.get(blow.main, 1)])
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------

@@ -76,6 +76,25 @@ def test_it_is_handed_over_and_comes_back_when_it_is_due(broker: Broker, later: 
     assert broker.client.lrange("celery", 0, -1) == [b"text"]
 
 
+def test_a_task_that_began_is_put_off_with_another_text(broker: Broker, later: Later) -> None:
+    message = received(broker, in_s=0.0)
+    assert later.puts_off(message, 0.1, bytes.upper)
+    Claims(broker).tell(message.channel.held)
+    again = later.look(broker)
+    while time.monotonic() < again:
+        assert broker.client.llen("celery") == 0
+    later.look(broker)
+    assert broker.client.lrange("celery", 0, -1) == [b"TEXT"]
+    assert not later.puts_off(message, 0.1, bytes.upper), "it is not held any more"
+
+
+@pytest.mark.parametrize("task_id", ["", "x" * 256, None, "half of one: \ud800"])
+def test_what_redis_cannot_keep_by_its_id_is_not_put_off(broker: Broker, later: Later, task_id: str) -> None:
+    message = received(broker, in_s=0.0, task_id=task_id)
+    assert not later.puts_off(message, 0.1, bytes.upper)
+    assert "1" in message.channel.held
+
+
 def test_a_worker_whose_clock_is_behind_does_not_hand_a_due_message_over_again(
     broker: Broker, later: Later, monkeypatch: pytest.MonkeyPatch
 ) -> None:

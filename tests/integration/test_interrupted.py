@@ -34,7 +34,7 @@ def fill(side: Side, queue: str) -> None:
 def end(side: Side) -> list[str]:
     side.go("order")
     side.go("other")
-    side.until(lambda: not claimed(side.broker), "all ended")
+    side.until(lambda: not side.queued() and not side.queued("second") and not claimed(side.broker), "all ended")
     return side.ran("order")
 
 
@@ -54,13 +54,19 @@ def test_what_ran_in_a_killed_worker_goes_before_a_window_and_what_only_waited_b
 
 
 @pytest.mark.parametrize("side", ["prefork"], indirect=True)
-def test_what_ran_in_a_killed_child_goes_before_its_workers_window(side: Side) -> None:
-    side.worker(concurrency=1, conf=WIDE).wait_ready(40)
+@pytest.mark.parametrize("multiplier", [1, 10], ids=["in the queue", "in the window"])
+def test_what_ran_in_a_killed_child_goes_before_all_that_waits(side: Side, multiplier: int) -> None:
+    side.worker(concurrency=1, conf={"worker_prefetch_multiplier": multiplier}).wait_ready(40)
     cut_short = side.send("hold", "order")
     fill(side, "celery")
     pid = side.until(lambda: side.book.lindex("pids:order", 0), "it runs")
-    side.until(lambda: not side.queued(), "the others wait behind it")
     os.kill(int(pid), signal.SIGKILL)
     side.until(lambda: side.began("other"), "the next one runs")
-    side.until(lambda: cut_short.id in [waiting["id"] for waiting in side.ask("reserved")], "the first one waits again")
+    assert cut_short.state == "RETRY"
+
+    def waits_again() -> bool:
+        reserved = [waiting["id"] for waiting in side.ask("reserved")]
+        return cut_short.id in reserved or cut_short.id in str(side.broker.lindex("celery", -1))
+
+    side.until(waits_again, "the first one waits again")
     assert end(side) == ["0", *NOTES]
