@@ -11,12 +11,12 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import signals as celery_signals
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore, Reject, Retry
-from celery.worker import state as worker_state
 from celery.worker.request import Request, logger
 from kombu.utils.encoding import safe_repr, safe_str
 
 from resilience.delivery import starts
 from resilience.delivery.deaths import tried_again
+from resilience.delivery.ends import stops_cold
 from resilience.delivery.results import tell_retry
 from resilience.quarantine.record import Reason
 from resilience.quarantine.verdict import Verdict, arrived
@@ -225,7 +225,7 @@ class ResilientRequest(Request):
         resilience = getattr(self.app, "resilience", None)
         if self._quarantined or verdict is None or resilience is None or not resilience.exits.on:
             return None
-        if worker_state.should_terminate not in (None, False):
+        if stops_cold():
             return None  # a cold shutdown kills what still runs
         return verdict if verdict.counts(resilience.settings.quarantine_abandoned) else None
 
@@ -255,7 +255,7 @@ class ResilientRequest(Request):
         if resilience is None or self._observed or self.time_start is None:
             return
         self._observed = True
-        if worker_state.should_terminate not in (None, False):
+        if stops_cold():
             error = None  # a cold shutdown kills what still runs
         retries = self.request_dict.get("retries")
         attempt = Attempt(

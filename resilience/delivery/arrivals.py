@@ -7,6 +7,7 @@ from queue import Empty
 
 import redis
 
+from resilience.delivery.ends import stops_cold
 from resilience.delivery.envelope import ENTRY, UnreadableError, read, redelivered
 from resilience.delivery.turns import Taken, Turns
 
@@ -32,6 +33,8 @@ class Arrivals(Turns):
             unwanted = self._run(taken)
         else:
             unwanted = [tag for tag, source, raw in taken if not self._begin(tag, source, raw)]
+        if unwanted and stops_cold():
+            self.held.give_back_idle(redelivered)  # in one step with what waits here and is older: or it comes before
         for tag in reversed(unwanted):
             self.held.give_back(tag, redelivered)
         self._plan_to_linger()

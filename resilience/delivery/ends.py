@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery.worker import state as worker_state
+
 from resilience.delivery.starts import held_of
 
 
@@ -27,3 +29,8 @@ def _at_once(later: Callable[..., Any]) -> Callable[..., Any]:
         return settle(*args)
 
     return settle_soon
+
+
+def stops_cold() -> bool:
+    """Whether this worker is in a cold shutdown: it ends what it runs, where it can, and begins nothing more."""
+    return worker_state.should_terminate not in (None, False)  # an exit code, of which 0 is one

@@ -204,8 +204,8 @@ class Held(Settling):
 
     def give_back_idle(self, rewrite: Callable[[bytes], bytes]) -> list[str]:
         """Everything that is not running goes back, newest first, so that it lies in its old order. Says what."""
-        running = self.running() | self.will_end()
-        with self._lock:
+        with self._lock:  # before the look: what begins after it is refused
+            running = self.running() | self.will_end()
             idle = [tag for tag in reversed(list(self._messages)) if tag not in running]
             for tag in idle:
                 self.give_back(tag, rewrite)
@@ -213,8 +213,8 @@ class Held(Settling):
 
     def drop_all_but(self, claimed: set[str]) -> None:
         """Others took over what is not claimed any more; what of it does not run yet shall not."""
-        running = self.running() | self.will_end()
         with self._lock:
+            running = self.running() | self.will_end()
             for tag in [tag for tag in self._messages if tag not in claimed and tag not in running]:
                 del self._messages[tag]
                 self._begun.discard(tag)
