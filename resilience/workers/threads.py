@@ -36,6 +36,10 @@ _AT_EXIT = getattr(threading, "_register_atexit", None)
 logger = logging.getLogger("celeriac")
 
 
+class ShutDownError(RuntimeError):
+    """The pool takes no more calls; this one was not taken."""
+
+
 def run_one_by_one(pool: Any, held: Held) -> None:
     """Have a pool of threads run short calls one by one, and `held` know whether it does. Any other stays as it is."""
     executor = getattr(pool, "executor", None)
@@ -53,7 +57,12 @@ def run_one_by_one(pool: Any, held: Held) -> None:
         **_: Any,
     ) -> None:
         first = was_interrupted(getattr(accept_callback, "__self__", None))
-        threads.submit(apply_target, target, args, kwargs, callback, accept_callback, first=first)
+        try:
+            threads.submit(apply_target, target, args, kwargs, callback, accept_callback, first=first)
+        except ShutDownError as error:
+            raise TaskRevokedError(
+                str(error)
+            ) from error  # a cold stop came while its message was received: it goes back
 
     pool.on_apply = on_apply
 
@@ -86,7 +95,7 @@ class Threads:
     def submit(self, call: Callable[..., object], *args: Any, first: bool = False) -> None:
         """Have a thread call `call(*args)`, first come, first served, those with `first` before the others.
 
-        Raises RuntimeError after `shutdown`.
+        Raises ShutDownError after `shutdown`, and RuntimeError when it has no thread and gets none.
         """
         one = _Call(call, args, first)
         # Before the rest: who stops being awake, or watching, looks here after that.
@@ -95,10 +104,10 @@ class Threads:
         else:
             self._line.append(one)
         if self._closed:
-            self._refuse(one, "this worker's pool of threads was shut down: it takes no more calls")
+            self._refuse(one, ShutDownError("this worker's pool of threads was shut down: it takes no more calls"))
         elif not self._awake or not self._pace.at(monotonic()):
             if not self._wake(1):
-                self._refuse(one, "the system has no thread left for this worker's pool")
+                self._refuse(one, RuntimeError("the system has no thread left for this worker's pool"))
         elif not self._watched:
             self._set_watch()
 
@@ -120,10 +129,10 @@ class Threads:
         if os.getpid() == self._pid:  # else it is a child that a task forked: it has none of the threads
             self.shutdown()
 
-    def _refuse(self, one: _Call, why: str) -> None:
+    def _refuse(self, one: _Call, error: RuntimeError) -> None:
         with suppress(ValueError):  # a thread has it, and runs it
             self._line.remove(one)
-            raise RuntimeError(why)
+            raise error
 
     def _wake(self, count: int) -> bool:
         """So many more threads run calls, if there are so many; False if none does."""

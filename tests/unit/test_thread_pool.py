@@ -207,6 +207,14 @@ def test_the_end_drops_what_is_in_line_and_waits_for_what_runs() -> None:
         threads.submit(ran.append, "too late")
 
 
+def test_a_task_that_is_received_while_a_signal_stops_the_pool_is_refused_as_celery_expects_it() -> None:
+    pool = TaskPool(1)
+    run_one_by_one(pool, Held("test", "worker"))
+    pool.stop()
+    with pytest.raises(TaskRevokedError, match="shut down"):  # any other error would end the worker as a crash does
+        pool.apply_async(print)
+
+
 def test_a_thread_that_a_call_starts_is_awaited_at_the_end_of_the_process() -> None:
     script = (
         "import threading, time\n"
