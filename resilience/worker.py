@@ -19,7 +19,8 @@ from resilience.delivery.broker import BROKER_ERRORS, WORKER_LIMITS, Broker, is_
 from resilience.delivery.claims import Claims
 from resilience.delivery.ends import settle_at_once
 from resilience.delivery.envelope import redelivered
-from resilience.delivery.held import Held, hold_as
+from resilience.delivery.held import Held
+from resilience.delivery.holders import hold_as
 from resilience.delivery.starts import keep_what_is_written, watch, when_terminated
 from resilience.delivery.unacked import FormerConnection, StockUnacked, transport_options
 from resilience.exits import Exits

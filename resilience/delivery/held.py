@@ -295,18 +295,3 @@ def _no() -> bool:
 
 def _never(_message: Any, _delay_s: float, _rewrite: Callable[[bytes], bytes]) -> bool:
     return False
-
-
-_held: dict[str, Held] = {}
-
-
-def hold_as(held: Held) -> str:
-    """Make `held` known to the channels of this process; returns the transport option that names it."""
-    _held[held.owner] = held
-    return held.owner
-
-
-def held_by(owner: str) -> Held | None:
-    """What this very process holds as `owner`; None in any other."""
-    held = _held.get(owner)
-    return held if held is not None and held.is_mine else None

@@ -9,7 +9,8 @@ import uuid
 from typing import Any
 
 from resilience.delivery.envelope import OwnedMessage, redelivered
-from resilience.delivery.held import Held, held_by
+from resilience.delivery.held import Held
+from resilience.delivery.holders import held_by
 from resilience.delivery.lines import Line, Packed, Wake
 from resilience.delivery.marks import Marker
 from resilience.delivery.portions import Portions

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from resilience.delivery.held import held_by
+from resilience.delivery.holders import held_by
 
 _NO_PRIMARY = ("READONLY", "MASTERDOWN", "UNBLOCKED")
 _NOT_NOW = (*_NO_PRIMARY, "OOM", "MISCONF", "BUSY", "NOREPLICAS", "CLUSTERDOWN")

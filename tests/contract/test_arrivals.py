@@ -10,7 +10,8 @@ from celery.worker import state as worker_state
 from kombu import Consumer, Message
 
 from resilience import Resilience
-from resilience.delivery.held import Held, hold_as
+from resilience.delivery.held import Held
+from resilience.delivery.holders import hold_as
 
 
 def test_in_a_cold_stop_it_goes_back_in_one_step_with_what_is_older(
