@@ -15,7 +15,7 @@ from celery.worker.request import Request, logger
 from kombu.utils.encoding import safe_repr, safe_str
 
 from resilience.delivery import starts
-from resilience.delivery.deaths import tried_again
+from resilience.delivery.deaths import tried_again, went_first
 from resilience.delivery.ends import stops_cold
 from resilience.delivery.results import tell_retry
 from resilience.quarantine.record import Reason
@@ -143,39 +143,19 @@ class ResilientRequest(Request):
     def _retry_worker_lost(self, exc: BaseException, exc_info: Any) -> bool:
         # Celery waits default_retry_delay (180 s) before it repeats a task whose child died. The death was the
         # child's, not the task's request to come back later: a second is enough. Its own bound on retries stays.
-        task = self.task
-        if not _may_run_again(task) or self._went_back():
+        task, context = self.task, self._context
+        if not _may_run_again(task):
             return False
-        usual, verdict = task.default_retry_delay, self._verdict
-        task.default_retry_delay = min(usual, LOST_RETRY_DELAY_S)
-        self._verdict = None
-        try:
-            repeated = self._comes_again(exc, exc_info) or bool(super()._retry_worker_lost(exc, exc_info))
-        finally:
-            task.default_retry_delay = usual
-        if not repeated:
-            self._verdict = verdict
-        return repeated
-
-    def _went_back(self) -> bool:
-        """Whether others have its message already: it runs again without a word from here."""
-        held = starts.held_of(self.message)
-        return held is not None and not self.acknowledged and self.message.delivery_tag not in held
-
-    def _comes_again(self, exc: BaseException, exc_info: Any) -> bool:
-        """Have its message itself wait and then go to the front of its queue, in one step; False if it cannot.
-
-        Celery sends another message instead, which stands behind all others.
-        """
-        task, context, delay_s = self.task, self._context, self.task.default_retry_delay
-        held = starts.held_of(self.message)
-        if held is None or self.acknowledged:
-            return False
+        held, delay_s = starts.held_of(self.message), min(task.default_retry_delay, LOST_RETRY_DELAY_S)
+        if held is not None and not self.acknowledged and self.message.delivery_tag not in held:
+            self._verdict = None
+            return True  # others have its message already: it runs again without a word from here
         tell_retry(task, context, exc, exc_info.traceback)
-        if not held.put_off(self.message, delay_s, tried_again):
+        if not (self._is_put_off(delay_s) or self._is_sent_again(delay_s)):
             return False
-        self.message.channel.qos.forget(self.message.delivery_tag)
-        self.acknowledged = True
+        self._verdict = None
+        if task.acks_late:
+            self.acknowledge()
         self.send_event("task-retried", exception=safe_repr(exc), traceback=safe_str(exc_info.traceback))
         reason = Retry(exc=exc, when=delay_s)
         task.request_stack.push(context)
@@ -185,6 +165,31 @@ class ResilientRequest(Request):
         finally:
             task.request_stack.pop()
         logger.info("Task %s[%s] retry: %s", self.task_name, self.id, reason)
+        return True
+
+    def _is_put_off(self, delay_s: float) -> bool:
+        """Have its message itself wait and then go to the front of its queue, in one step; False if it cannot.
+
+        Once: what is cut short again and again, by itself perhaps, must not stand in everybody's way.
+        """
+        held = starts.held_of(self.message)
+        if held is None or self.acknowledged or went_first(self.request_dict):
+            return False
+        if not held.put_off(self.message, delay_s, tried_again):
+            return False
+        self.message.channel.qos.forget(self.message.delivery_tag)
+        self.acknowledged = True
+        return True
+
+    def _is_sent_again(self, delay_s: float) -> bool:
+        """Celery's way: another message, behind all that waits."""
+        context = self._context
+        try:
+            again = self.task.signature_from_request(context, countdown=delay_s, retries=context.retries + 1)
+            again.apply_async()
+        except Exception:  # noqa: BLE001  whatever it is, the message that is still here goes back instead
+            logger.exception("Failed to retry task %s[%s] after its process was lost", self.task_name, self.id)
+            return False
         return True
 
     # -- into the quarantine -----------------------------------------------------------------------------------

@@ -218,8 +218,8 @@ class WorkerLife:
             self._core.app.amqp.queues.select_add(plain_queue(queue))
 
     def _consumer_made(self, consumer: Any) -> None:
-        let_interrupted_go_first(consumer.controller)
         if self._held is not None:
+            let_interrupted_go_first(consumer.controller)
             watch(consumer.pool, self._held)
             if self._core.settings.one_by_one_enabled:
                 run_one_by_one(consumer.pool, self._held)

@@ -64,6 +64,11 @@ def _count_attempt(payload: Any) -> None:
     headers["retries"] = headers[FIRST] = _attempt(headers) + 1
 
 
+def went_first(headers: Any) -> bool:
+    """Whether an earlier attempt was cut short by a death already."""
+    return FIRST in headers
+
+
 def goes_first(headers: Any) -> bool:
     """Whether a message with these headers is to begin before what else waits in its worker."""
     first = headers.get(FIRST) if headers else None

@@ -34,7 +34,7 @@ class Settling:
         self._acked: deque[str] = deque()
         self._returned: deque[tuple[str, bytes, str]] = deque()
         self._under_way = Settled()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may end the worker while its loop has it
 
     def settle(self) -> Settled:
         """What is to be told now; it stays under way until `told`."""

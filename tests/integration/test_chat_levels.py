@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def sources(customers: Celery, count: int = 6) -> set[str]:
 def shut(upstream: Upstream) -> None:
     upstream.script = Script.of(SHUT)
     upstream.begin()
+    until(lambda: not listens(upstream), what="its port is closed")
+
+
+def listens(upstream: Upstream) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", upstream.port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def reopen(upstream: Upstream) -> None:
