@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from resilience.delivery.held import Held
 
 
@@ -20,3 +22,22 @@ def test_what_went_back_already_is_refused_without_more_ado() -> None:
     held.give_back("1", lambda raw: raw)
     assert not held.start("1")
     assert not held.reconnect_why
+
+
+def test_a_signal_that_ends_the_worker_while_its_loop_gives_back_may_give_back_too() -> None:
+    def signalled() -> set[str]:
+        signals.append(1)
+        if len(signals) == 1:
+            ended.append(held.give_back_idle(bytes))
+        return set()
+
+    signals: list[int] = []
+    ended: list[list[str]] = []
+    held = Held("celeriac", "w", signalled)
+    for tag in ("1", "2"):
+        held.take(tag, b"text")
+    loop = threading.Thread(target=held.give_back_idle, args=(bytes,), daemon=True)
+    loop.start()
+    loop.join(20)
+    assert ended == [["2", "1"]]
+    assert [tag for tag, *_ in held.settle().returned] == ["2", "1"]
