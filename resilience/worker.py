@@ -29,7 +29,7 @@ from resilience.poison import condemn
 from resilience.recovery.failover import journey_of, level_in
 from resilience.router import plain_queue
 from resilience.settings import SettingsError
-from resilience.workers.children import look_after_children
+from resilience.workers.children import look_after_children, see_ends_at_once
 from resilience.workers.commands import know_delayed
 from resilience.workers.conduct import Conduct
 from resilience.workers.health import own_queue
@@ -236,6 +236,7 @@ class WorkerLife:
 
     def _connected(self, consumer: Any) -> None:
         """Before the consumer takes its first message on a new connection."""
+        see_ends_at_once(consumer.pool)
         self._stand(consumer)
         own = own_queue(self._core.settings.namespace, consumer.hostname)
         if self._rotation.is_worker:

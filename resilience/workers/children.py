@@ -1,6 +1,9 @@
-"""A prefork pool whose processes end before they take a task: its worker takes none either, until one lives.
+"""What a prefork pool does not see of its processes: that one has ended, at once; and that all end at birth.
 
-Celery starts a new process for each that ends, for ever; meanwhile tasks would lie in the worker that cannot run them.
+The kernel closes a process's pipes before it can be waited for. Celery looks once when the pipe is closed; where that
+was too early it looks again with its next round, up to 5 s later: until then a slot is missing, and the task of the
+dead one waits. And it starts a new process for each that ends, for ever; where none lives to take a task, tasks would
+lie in the worker that cannot run them, so it takes none either.
 """
 
 from __future__ import annotations
@@ -19,8 +22,34 @@ if TYPE_CHECKING:
 PATIENCE_S = 2.0
 """A new process takes some time to be ready."""
 
+LOOK_AGAIN_S, LOOK_NO_MORE_S = 0.005, 1.0
+"""When a process whose pipe is closed is looked at again; each time after twice as long, up to the second."""
+
 _POOL = "the pool"
 _WHY = "none of its pool's processes takes tasks: they end before they begin one, its log says why"
+
+
+def see_ends_at_once(pool: Any) -> None:
+    """Called before the pool's processes are watched by the loop."""
+    engine: Any = getattr(pool, "_pool", None) if isinstance(pool, PreforkPool) else None
+    stock = getattr(engine, "_event_process_exit", None)
+    if stock is None or hasattr(stock, "again"):
+        return
+
+    def process_exit(hub: Any, process: Any) -> None:
+        stock(hub, process)
+        look_again(hub, process, LOOK_AGAIN_S)
+
+    def look_again(hub: Any, process: Any, wait_s: float) -> None:
+        if process in engine._pool and wait_s < LOOK_NO_MORE_S:  # noqa: SLF001  the prefork pool has no public face for this
+            hub.call_later(wait_s, look, hub, process, wait_s)
+
+    def look(hub: Any, process: Any, waited_s: float) -> None:
+        engine.maintain_pool()
+        look_again(hub, process, 2 * waited_s)
+
+    process_exit.again = True  # type: ignore[attr-defined]
+    engine._event_process_exit = process_exit  # noqa: SLF001  the same
 
 
 def look_after_children(pool: Any, rotation: Rotation) -> Callable[[], None]:

@@ -91,6 +91,16 @@ def test_a_task_whose_child_is_killed_runs_again_in_another_child(
     assert result.get(timeout=10) == 1
 
 
+def test_the_end_of_a_child_is_seen_at_once(shop_redis: str, workers: StartWorkers) -> None:
+    """Celery sees one in two to ten of them with its next round, up to 5 s later: a slot is missing until then."""
+    (worker,) = workers({"name": "w1"}, concurrency=2)
+    for _ in range(6):
+        until(lambda: len(worker.children()) == 2, what="both are there")
+        pid = worker.children()[0].pid
+        os.kill(pid, signal.SIGKILL)
+        until(lambda pid=pid: f"pid:{pid} exited" in worker.log(), within_s=2.5, what="its end is logged")
+
+
 def test_a_task_that_kills_every_child_ends_as_a_failure_and_its_neighbours_run(
     shop_redis: str, book: redis.Redis, workers: StartWorkers
 ) -> None:
