@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds that it took, without those in which this process had something to run and got no processor."""
+    """Seconds that it took, without those in which this process had something to run and got no processor.
+
+    For upper bounds: while one thread got none another may rightly have waited.
+    """
     began, waited = time.monotonic(), _waited_s()
     call()
     return time.monotonic() - began - max(0.0, _waited_s() - waited)

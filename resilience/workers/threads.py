@@ -60,9 +60,8 @@ def run_one_by_one(pool: Any, held: Held) -> None:
         try:
             threads.submit(apply_target, target, args, kwargs, callback, accept_callback, first=first)
         except ShutDownError as error:
-            raise TaskRevokedError(
-                str(error)
-            ) from error  # a cold stop came while its message was received: it goes back
+            # A cold stop came while its message was received. Celery takes this for "not here", and it goes back.
+            raise TaskRevokedError(str(error)) from error
 
     pool.on_apply = on_apply
 

@@ -12,8 +12,9 @@ from resilience.local.redis_server import RedisServer
 from resilience.testing import WorkerProcess
 from tests.integration.breaker_kit import make, own_redis
 from tests.integration.cli_kit import cli
+from tests.integration.works_kit import side
 
-__all__ = ["cli", "make", "own_redis"]  # fixtures
+__all__ = ["cli", "make", "own_redis", "side"]  # fixtures
 
 SHOP = Path(__file__).parent.parent / "foreign" / "shop"
 

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from resilience.local.redis_server import RedisServer
 from tests.integration.works_kit import Side
 
 FULL, SMALL = 400, 40
 PREFETCH = 4
-
-
-@pytest.fixture
-def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
-    with RedisServer() as server, closing(Side(server.port, 0, False, request.param, tmp_path)) as made:
-        yield made
 
 
 def send(side: Side, queue: str, count: int, priority: int) -> None:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from resilience.local.redis_server import RedisServer
 from tests.claims import windows
 from tests.integration.works_kit import Side
 
 NOTES = ["[0]", "[1]", "[2]"]
 WIDE = {"worker_prefetch_multiplier": 10}
-
-
-@pytest.fixture
-def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
-    with RedisServer() as server, closing(Side(server.port, 0, False, request.param, tmp_path)) as made:
-        yield made
 
 
 def fill(side: Side, queue: str) -> None:

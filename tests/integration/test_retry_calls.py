@@ -289,7 +289,7 @@ def test_without_redis_calls_are_tried_again_within_a_budget_of_the_process(
     def run() -> None:
         assert call(kind, failing, circuit=circuit) == "there"
 
-    assert timed(run) < BOUND_S + (0.1 + 0.2) * 1.25
+    assert timed(run) < BOUND_S + 0.25
 
 
 @BOTH

@@ -7,12 +7,13 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exc
 from typing import Any
 
+import pytest
 import redis
 from celery import Celery
 from celery.exceptions import TimeoutError as NoResultError
@@ -117,6 +118,13 @@ class Side:
         self.app.close()
         self.broker.close()
         self.book.close()
+
+
+@pytest.fixture
+def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
+    """Ours, alone on a Redis; the parameter is its pool."""
+    with RedisServer() as server, closing(Side(server.port, 0, False, request.param, tmp_path)) as made:
+        yield made
 
 
 def answer(result: Any) -> Any:

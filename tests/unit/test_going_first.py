@@ -28,8 +28,11 @@ def headers_of(raw: bytes) -> dict[str, Any]:
 @given(st.lists(st.booleans()))
 def test_those_that_go_first_keep_their_order_and_so_do_the_others(kinds: list[bool]) -> None:
     line: deque[tuple[bool, int]] = deque()
-    for one in enumerate(kinds):
-        stand_in_line(line, one[::-1], lambda other: other[0]) if one[1] else line.append(one[::-1])
+    for number, first in enumerate(kinds):
+        if first:
+            stand_in_line(line, (first, number), lambda one: one[0])
+        else:
+            line.append((first, number))
     assert list(line) == sorted(line, key=lambda one: (not one[0], one[1]))
 
 

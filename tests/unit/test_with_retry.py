@@ -148,8 +148,9 @@ def test_an_exception_that_hurts_whoever_looks_at_it_is_raised_as_it_is(kind: st
 
 @BOTH
 def test_the_default_waits_a_tenth_of_a_second_then_two(kind: str) -> None:
-    took_s = timed(lambda: call(kind, Flaky(TimeoutError(), TimeoutError()), backoff=backoff.exponential()))
-    assert 0.3 <= took_s < 0.3 * 1.25 + 1
+    began = time.monotonic()
+    call(kind, Flaky(TimeoutError(), TimeoutError()), backoff=backoff.exponential())
+    assert 0.3 <= time.monotonic() - began < 0.3 * 1.25 + 0.3
     assert inspect.signature(with_retry).parameters["backoff"].default == backoff.exponential()
 
 
@@ -176,7 +177,9 @@ class BusyError(Exception):
 
 @BOTH
 def test_the_server_is_not_asked_again_before_it_wants_to_be(kind: str) -> None:
-    assert timed(lambda: call(kind, Flaky(BusyError("0.2")))) >= 0.2
+    began = time.monotonic()
+    call(kind, Flaky(BusyError("0.2")))
+    assert time.monotonic() - began >= 0.2
 
 
 @BOTH
@@ -249,10 +252,10 @@ def test_an_attempt_that_began_in_time_is_cut_at_the_deadline(kind: str) -> None
     async def hang() -> None:
         await asyncio.sleep(5)
 
-    hanging = with_retry(functools.partial(time.sleep, 3) if kind == "plain" else hang, deadline_s=0.2)
+    hanging = with_retry(functools.partial(time.sleep, 1) if kind == "plain" else hang, deadline_s=0.2)
 
     def run() -> None:
         with pytest.raises(TimeoutError, match=r"did not return within 0\.(2|1\d+) s"):  # what is left of 0.2
             hanging() if kind == "plain" else asyncio.run(hanging())
 
-    assert timed(run) < 2
+    assert timed(run) < 0.6
